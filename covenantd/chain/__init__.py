@@ -1,0 +1,1 @@
+"""Identity, round clock, agreement, scores and rewards, behind one protocol."""

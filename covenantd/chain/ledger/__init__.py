@@ -1,0 +1,1 @@
+"""The embedded chain: a small process that owns a SQLite file."""

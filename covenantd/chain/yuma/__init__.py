@@ -1,0 +1,1 @@
+"""Who earned what: from weights and stake to incentive and dividends (pure)."""

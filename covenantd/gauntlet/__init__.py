@@ -1,0 +1,1 @@
+"""Scores contributions: pure functions over observations."""

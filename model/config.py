@@ -1,0 +1,86 @@
+"""Everything about a model and its training that is data. Torch-free: the daemon imports it."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-3 style decoder (RMSNorm, RoPE, GQA, SwiGLU)."""
+
+    vocabulary_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    feedforward_width: int
+    head_width: int
+    rope_base: float = 500_000.0
+    norm_epsilon: float = 1e-5
+    tied_embeddings: bool = True
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(1024, 128, 4, 4, 2, 384, 32),
+    "150m": ModelConfig(32_768, 768, 16, 12, 4, 2048, 64),
+    "1b": ModelConfig(128_256, 2048, 16, 32, 8, 8192, 64),
+    "4b": ModelConfig(128_256, 3072, 28, 24, 8, 8192, 128),
+    "8b": ModelConfig(128_256, 4096, 32, 32, 8, 14_336, 128, tied_embeddings=False),
+    "72b": ModelConfig(262_144, 8192, 80, 64, 8, 28_672, 128, tied_embeddings=False),
+}
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """The inner optimiser: AdamW with linear warmup and cosine decay, counted in inner steps of the run."""
+
+    peak_learning_rate: float = 3e-3
+    warmup_steps: int = 20
+    decay_steps: int = 2000
+    final_learning_rate_ratio: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    batch_sequences: int = 4
+    sequence_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """SparseLoCo (arXiv 2508.15706, 2603.08163): selection, quantisation, error feedback, outer step."""
+
+    codec: str = "topk2-plain"  # top-64 of 4096, 12-bit indices, 2-bit values
+    chunk: int = 4096
+    kept_per_chunk: int = 64
+    error_feedback_decay: float = 0.95
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What an engine must know of a run; equal on every peer, because it is part of the run spec."""
+
+    run_id: str  # 64 hex digits
+    model: ModelConfig
+    inner: InnerConfig
+    compression: CompressionConfig
+    piece_bytes: int  # size of a parameter shard: a leaf of the state hash, a piece of the state's blob
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "TrainingConfig":
+        """Raises TypeError on unknown or missing keys."""
+        return TrainingConfig(
+            **{
+                **data,
+                "model": ModelConfig(**data["model"]),
+                "inner": InnerConfig(**data["inner"]),
+                "compression": CompressionConfig(**data["compression"]),
+            }
+        )
+
+
+def with_vocabulary(config: ModelConfig, vocabulary_size: int) -> ModelConfig:
+    return replace(config, vocabulary_size=vocabulary_size)

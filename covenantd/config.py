@@ -1,0 +1,214 @@
+"""Every setting of the daemon, once: type, default, help, check. `assets/default.toml` comes from here.
+
+Layers, later wins: defaults < file < `conf.d/*.toml` beside it < COVENANTD_SECTION_KEY < flags.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from covenantd.addresses import endpoint_problem, listen_problem, multiaddr_problem
+from covenantd.configlayers import Layer, Problem, environment_layer, file_layers, flag_layer, merge
+from covenantd.configtypes import setting, settings_of
+from covenantd.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/covenantd/covenantd.toml")
+
+
+def _listen(value: str) -> str | None:
+    return _about(value, multiaddr_problem(value, peer_allowed=False))
+
+
+def _announce(value: tuple[str, ...]) -> str | None:
+    return next((_about(one, p) for one in value if (p := multiaddr_problem(one))), None)
+
+
+def _bootstrap(value: tuple[str, ...]) -> str | None:
+    return next((_about(one, p) for one in value if (p := multiaddr_problem(one, peer_required=True))), None)
+
+
+def _about(value: str, problem: str | None) -> str | None:
+    return None if problem is None else f"{value!r} {problem}"
+
+
+def _threads(value: int) -> str | None:
+    return None if 0 <= value <= 4096 else "must be 0 (all cores) to 4096"
+
+
+def _device(value: str) -> str | None:
+    good = value in ("auto", "cpu", "cuda") or (value.startswith("cuda:") and value[5:].isdecimal())
+    return None if good else f"must be auto, cpu, cuda or cuda:NUMBER, not {value!r}"
+
+
+def _chain_kind(value: str) -> str | None:
+    if value == "bittensor":
+        return 'must be "ledger": this version of covenantd cannot speak to a Bittensor chain yet'
+    return None if value == "ledger" else f'must be "ledger", not {value!r}'
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    role: str = setting(
+        "miner",
+        "what this peer does: miner trains, validator scores and certifies, bootstrap only introduces peers",
+        choices=("miner", "validator", "bootstrap"),
+    )
+    state_directory: Path = setting(
+        Path("/var/lib/covenantd"), "model state, blobs and what must survive a restart"
+    )
+    runtime_directory: Path = setting(Path("/run/covenantd"), "control socket and other sockets")
+    log_level: str = setting(
+        "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = setting(
+        "auto",
+        "json, console, or auto: console on a terminal, else json",
+        choices=("auto", "json", "console"),
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    spec: Path = setting(
+        Path("/etc/covenantd/run-spec.json"), "the run spec that every peer of the run shares"
+    )
+
+
+@dataclass(frozen=True)
+class IdentityConfig:
+    hotkey: Path = setting(
+        Path("/etc/covenantd/hotkey.json"), "hotkey file, mode 0600; `covenantd init` makes one"
+    )
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    listen: str = setting(
+        "/ip4/0.0.0.0/tcp/31330", "where peers reach us (TCP; port 0: any free one)", check=_listen
+    )
+    announce: tuple[str, ...] = setting(
+        (),
+        "addresses told to others instead of the detected ones, e.g. behind a port forward",
+        check=_announce,
+    )
+    bootstrap: tuple[str, ...] = setting(
+        (), "peers to join through, each /ip4/ADDRESS/tcp/PORT/p2p/PEER_ID", check=_bootstrap
+    )
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    kind: str = setting("ledger", "the chain: ledger (embedded)", check=_chain_kind)
+    endpoint: str = setting(
+        "tcp://127.0.0.1:9945",
+        "the ledger: tcp://HOST:PORT or unix:///PATH",
+        check=lambda value: _about(value, endpoint_problem(value)),
+    )
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    threads: int = setting(0, "CPU threads for training; 0: all cores", check=_threads)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:NUMBER", check=_device)
+
+
+@dataclass(frozen=True)
+class HttpConfig:
+    listen: str = setting(
+        "127.0.0.1:9464",
+        "HOST:PORT of /metrics, /healthz and /readyz; empty: off",
+        check=lambda value: _about(value, listen_problem(value)),
+    )
+
+
+@dataclass(frozen=True)
+class TestingConfig:
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    behavior: str = setting(
+        "honest", "for tests only; noise: send random contributions", choices=("honest", "noise")
+    )
+    faults: bool = setting(False, "for tests only: allow fault injection over the control socket")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings, with the origin of each value by name, e.g. {"node.role": "/etc/…/covenantd.toml:4"}."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    testing: TestingConfig = field(default_factory=TestingConfig)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def control_socket(self) -> Path:
+        return self.node.runtime_directory / "control.sock"
+
+
+SETTINGS = settings_of(Config)
+_SECTIONS = {
+    "node": NodeConfig,
+    "run": RunConfig,
+    "identity": IdentityConfig,
+    "network": NetworkConfig,
+    "chain": ChainConfig,
+    "engine": EngineConfig,
+    "http": HttpConfig,
+    "testing": TestingConfig,
+}
+
+
+def read_config(
+    path: Path | None,
+    flags: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Config, list[Problem]]:
+    """The config and every problem found; settings with a problem keep their value of the layer below.
+
+    `flags`: values as text by setting name, e.g. {"testing.behavior": "noise"}; path None: no file.
+    """
+    layers: list[Layer] = [] if path is None else file_layers(path)
+    layers += [environment_layer(SETTINGS, environ), flag_layer(flags or {})]
+    values, origins, problems = merge(SETTINGS, layers)
+    sections = {
+        section: kind(**{one.key: values[one.name] for one in SETTINGS.values() if one.section == section})
+        for section, kind in _SECTIONS.items()
+    }
+    return Config(**sections, origins=MappingProxyType(origins)), problems
+
+
+def load_config(
+    path: Path | None,
+    flags: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """As `read_config`, but raises ConfigError, one line a problem."""
+    config, problems = read_config(path, flags, environ)
+    if problems:
+        raise ConfigError("\n".join(str(problem) for problem in problems))
+    return config
+
+
+def missing_files(config: Config) -> list[Problem]:
+    """What the config points to that is not there, and the command that makes it."""
+    spec, hotkey = config.run.spec, config.identity.hotkey
+    problems = []
+    if not spec.is_file():
+        help = "copy the run's spec there, or make one with `covenantd plan`"
+        problems.append(_missing(config, "run.spec", spec, help))
+    if config.node.role != "bootstrap" and not hotkey.is_file():
+        help = f"make one with `covenantd init --dir {hotkey.parent}`"
+        problems.append(_missing(config, "identity.hotkey", hotkey, help))
+    return problems
+
+
+def _missing(config: Config, name: str, path: Path, help: str) -> Problem:
+    there = "is not a file" if path.exists() else "does not exist"
+    return Problem(config.origins.get(name, "default"), f"{name}: {path} {there}; {help}")

@@ -232,7 +232,7 @@ _TYPES: dict[str, type[Message]] = {t.__name__: t for t in Message.__args__}
 
 def encode(message: Message) -> bytes:
     """A whole frame, length included."""
-    body = msgpack.packb({"type": type(message).__name__, **asdict(message)})
+    body: bytes = msgpack.packb({"type": type(message).__name__, **asdict(message)})
     if len(body) > MAX_FRAME_BYTES:
         raise BadMessage(f"{type(message).__name__} of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body

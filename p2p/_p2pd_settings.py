@@ -1,0 +1,65 @@
+"""What p2pd is told at its start."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108
+
+
+@dataclass(frozen=True)
+class P2pdSettings:
+    """`identity`: the Ed25519 key file (`p2p.identity`). `listen_port` 0: any free port.
+
+    `announce`: multiaddrs others should dial instead of the ones we listen on. `relays`: multiaddrs of relays
+    to be reached through when we are behind a NAT. `runtime_directory`: where the sockets' directory is made;
+    None, or a path too long for a socket: the system's temporary directory.
+    """
+
+    identity: Path
+    listen_host: str = "0.0.0.0"
+    listen_port: int = 0
+    announce: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
+    relay_service: bool = False
+    nat_port_map: bool = False
+    runtime_directory: Path | None = None
+    max_inbound_streams: int = 512
+    max_inbound_streams_per_peer: int = 64
+    start_seconds: float = 15.0
+    request_seconds: float = 10.0
+
+
+def p2pd_arguments(settings: P2pdSettings, directory: Path) -> list[str]:
+    protocol = "ip6" if ":" in settings.listen_host else "ip4"
+    arguments = {
+        "listen": f"/unix{directory}/control",
+        "id": settings.identity,
+        "hostAddrs": f"/{protocol}/{settings.listen_host}/tcp/{settings.listen_port}",
+        "announceAddrs": ",".join(settings.announce),
+        "trustedRelays": ",".join(settings.relays),
+        "tls": 0,
+        "noise": 1,
+        # libp2p's DHT finds the addresses of peers that hivemind's DHT names by id alone. No -b: with it,
+        # p2pd exits when no bootstrap answers.
+        "dhtServer": 1,
+        "relay": int(bool(settings.relays) or settings.relay_service),
+        "autoRelay": int(bool(settings.relays)),
+        "relayService": int(settings.relay_service),
+        "natPortMap": int(settings.nat_port_map),
+        "autonat": int(bool(settings.relays)),
+        "connManager": 1,
+        "idleTimeout": "30s",
+    }
+    return [f"-{name}={value}" for name, value in arguments.items() if value != ""]
+
+
+def sockets_parent(wanted: Path | None) -> Path:
+    """A directory whose sockets fit into sun_path."""
+    name = "/p2pd-12345678/control"
+    if wanted is not None and len(os.fspath(wanted.absolute()) + name) <= _MAX_SOCKET_PATH_BYTES:
+        wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return wanted.absolute()
+    system = Path(tempfile.gettempdir())
+    return system if len(os.fspath(system) + name) <= _MAX_SOCKET_PATH_BYTES else Path("/tmp")

@@ -4,8 +4,8 @@ On the wire (big-endian):
 
     signature 64 | run id 32 | round i64 | issued at f64 | kind | hotkey | peer id | body
 
-Texts have a length byte; the body is msgpack and runs to the end. The signature covers "covenantd record 1"
-and a zero byte, then everything after itself, so a record cannot be replayed in another run, round or role, nor
+Texts have a length byte; the body is msgpack and runs to the end. The signature covers "covenantd record 1",
+a zero byte, and then everything after itself: a record cannot be replayed in another run, round or role, nor
 taken for anything else a hotkey signs.
 """
 

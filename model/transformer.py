@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, config.width, bias=False)
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return projected.view(*projected.shape[:-1], -1, self.head_width).transpose(1, 2)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         query = rotate(self._heads(self.q_proj(x)), rotation)

@@ -229,18 +229,19 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
                 yield transport
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _simplest(group, process) from None
+            raise await _simplest(group, process) from None
         finally:
             await process.stop()
 
 
-def _simplest(group: BaseExceptionGroup[BaseException], process: P2pdProcess) -> BaseException:
-    """One exception as itself; a crowd of network errors when p2pd died as TransportDied."""
-    leaves = list(_leaves(group))
-    if all(isinstance(leaf, TransportError) for leaf in leaves):
-        deaths = [leaf for leaf in leaves if isinstance(leaf, TransportDied)]
-        if deaths or process.died:
-            return deaths[0] if deaths else process.death()
+async def _simplest(group: BaseExceptionGroup[BaseException], process: P2pdProcess) -> BaseException:
+    """One exception as itself; a crowd of network errors as TransportDied when p2pd's death explains them."""
+    leaves = _leaves(group)
+    for leaf in leaves:
+        if isinstance(leaf, TransportDied):
+            return leaf if all(isinstance(other, TransportError) for other in leaves) else group
+    if all(isinstance(leaf, (StreamClosed, PeerUnreachable)) for leaf in leaves) and await process.died():
+        return process.death()
     return leaves[0] if len(leaves) == 1 else group
 
 

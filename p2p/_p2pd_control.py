@@ -33,7 +33,7 @@ class P2pdControl:
         try:
             return await trio.open_unix_socket(self._path)
         except OSError as error:
-            if self._process.died:
+            if await self._process.died():
                 raise self._process.death() from error
             raise TransportError(f"p2pd's control socket: {error.strerror}") from error
 

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _READY_PREFIX = "Peer ID:"
 _MAX_LINE_BYTES = 4096
 _STOP_SECONDS = 2.0
+_DYING_SECONDS = 0.3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -87,10 +88,13 @@ class P2pdProcess:
     def pid(self) -> int:
         return self._popen.pid
 
-    @property
-    def died(self) -> bool:
-        """Whether it is gone although nobody stopped it."""
-        return not self._stopping and self._popen.poll() is not None
+    async def died(self) -> bool:
+        """Whether it is gone although nobody stopped it. A dying process closes its sockets first: a moment."""
+        if not self._stopping:
+            with trio.move_on_after(_DYING_SECONDS, shield=True):
+                await self._exited()
+                return True
+        return False
 
     def death(self) -> TransportDied:
         said = " | ".join(self._lines) or "nothing"

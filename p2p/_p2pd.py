@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import trio
 
 from p2p import _multiaddr
+from p2p._background import leaves
 from p2p._multiaddr import AddressError
 from p2p._p2pd_control import P2pdControl, receive_message
 from p2p._p2pd_process import P2pdProcess, check_port_free
@@ -31,6 +31,7 @@ from p2p.errors import (
     TransportError,
 )
 from p2p.identity import peer_id_of
+from p2p.limits import SlotLimiter
 from p2p.protocols import PeerId, StreamHandler
 
 __all__ = ["P2pdSettings", "P2pdStream", "P2pdTransport", "open_p2pd"]
@@ -76,7 +77,7 @@ class P2pdTransport:
         self._control = P2pdControl(directory / "control", process, settings.request_seconds)
         self._messages = self._control.messages
         self._handlers: dict[str, StreamHandler] = {}
-        self._inbound: Counter[PeerId] = Counter()
+        self._slots = SlotLimiter(settings.max_inbound_streams_per_peer, settings.max_inbound_streams)
         self._peer_id = ""
         self._addresses: tuple[str, ...] = ()
 
@@ -182,22 +183,16 @@ class P2pdTransport:
             _log.warning("inbound stream without a header: %s", error)
             return
         handler = self._handlers.get(info.proto)
-        full = self._inbound.total() >= self._settings.max_inbound_streams
-        if handler is None or full or self._inbound[peer] >= self._settings.max_inbound_streams_per_peer:
-            _log.warning("refused an inbound stream of %s for %s", peer, info.proto)
+        if handler is None:
+            _log.warning("inbound stream for %s, which we do not serve", info.proto)
             return
-        self._inbound[peer] += 1
-        try:
-            await self._run_handler(handler, P2pdStream(stream, peer), info.proto)
-        finally:
-            self._inbound[peer] -= 1
-            if not self._inbound[peer]:
-                del self._inbound[peer]
+        await self._run_handler(handler, P2pdStream(stream, peer), info.proto)
 
     async def _run_handler(self, handler: StreamHandler, stream: P2pdStream, protocol: str) -> None:
         """What a peer causes ends its stream; anything else is our bug and ends us."""
         try:
-            await handler(stream)
+            with self._slots.slot(stream.remote):
+                await handler(stream)
         except (P2pError, trio.TooSlowError) as error:
             level = logging.WARNING if isinstance(error, ProtocolViolation) else logging.DEBUG
             _log.log(level, "stream of %s for %s ended: %s", stream.remote, protocol, error)
@@ -236,20 +231,13 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
 
 async def _simplest(group: BaseExceptionGroup[BaseException], process: P2pdProcess) -> BaseException:
     """One exception as itself; a crowd of network errors as TransportDied when p2pd's death explains them."""
-    leaves = _leaves(group)
-    for leaf in leaves:
+    found = leaves(group)
+    for leaf in found:
         if isinstance(leaf, TransportDied):
-            return leaf if all(isinstance(other, TransportError) for other in leaves) else group
-    if all(isinstance(leaf, (StreamClosed, PeerUnreachable)) for leaf in leaves) and await process.died():
+            return leaf if all(isinstance(other, TransportError) for other in found) else group
+    if all(isinstance(leaf, (StreamClosed, PeerUnreachable)) for leaf in found) and await process.died():
         return process.death()
-    return leaves[0] if len(leaves) == 1 else group
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+    return found[0] if len(found) == 1 else group
 
 
 def _readable(raw_addresses: list[bytes], peer: PeerId) -> list[str]:

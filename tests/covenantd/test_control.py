@@ -27,6 +27,14 @@ from p2p.wire import receive_frame, send_frame
 HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
 
+def names(directory: Path) -> list[str]:
+    return [one.name for one in directory.iterdir()]
+
+
+def open_to_all(directory: str) -> None:
+    Path(directory).chmod(0o755)
+
+
 class Bench:
     """A served control socket and what its verbs act on."""
 
@@ -247,7 +255,7 @@ async def test_socket_mode_and_removal(tmp_path: Path) -> None:
         await nursery.start(serve_control, path, {})
         assert path.stat().st_mode & 0o777 == 0o660
         nursery.cancel_scope.cancel()
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 async def test_stale_socket_replaced_living_one_refused(tmp_path: Path) -> None:
@@ -321,7 +329,7 @@ async def test_other_users_over_the_real_socket(
     nursery: trio.Nursery, user: int, groups: list[int], says: list[str]
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
+        open_to_all(directory)
         bench = Bench(Path(directory) / "control.sock")
         await nursery.start(serve_control, bench.path, bench.verbs)
         bench.path.chmod(0o666)  # the kernel would stop them first: here the daemon's own check is tested

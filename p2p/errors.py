@@ -57,6 +57,10 @@ class BlobCorrupt(BlobError):
     """Bytes do not match their hash."""
 
 
+class BlobTooLarge(BlobError):
+    """The blob is larger than its reader allows, whoever holds it."""
+
+
 class BlobUnavailable(BlobError):
     """No holder gave us the whole blob before the deadline."""
 

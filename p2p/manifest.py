@@ -8,7 +8,7 @@ from functools import cached_property
 
 from blake3 import blake3
 
-from p2p.errors import ProtocolViolation
+from p2p.errors import BlobTooLarge, ProtocolViolation
 from p2p.wire import Fields
 
 MIN_PIECE_BYTES = 4 << 10
@@ -46,8 +46,8 @@ class Manifest:
 
     @cached_property
     def blob_id(self) -> str:
-        """BLAKE3("covenantd blob 1" 0 || u64 LE size || u32 LE piece bytes || hashes), 64 hex digits."""
-        return blake3(_DOMAIN + _HEADER.pack(self.size, self.piece_bytes) + self.hashes).hexdigest()
+        """BLAKE3("covenantd blob 1" || 0 || `to_bytes`), 64 hex digits."""
+        return blake3(_DOMAIN + self.to_bytes()).hexdigest()
 
     @property
     def pieces(self) -> int:
@@ -67,14 +67,26 @@ class Manifest:
         expected = self.hashes[start : start + HASH_BYTES]
         return len(data) == self.length(index) and piece_hash(data) == expected
 
+    def to_bytes(self) -> bytes:
+        """As it is hashed and kept on disk: u64 LE size, u32 LE piece bytes, hashes."""
+        return _HEADER.pack(self.size, self.piece_bytes) + self.hashes
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Manifest":
+        """Raises ValueError."""
+        if len(data) < _HEADER.size:
+            raise ValueError(f"manifest of {len(data)} bytes")
+        size, piece_bytes = _HEADER.unpack_from(data)
+        return Manifest(size, piece_bytes, data[_HEADER.size :])
+
     def as_message(self) -> dict[str, int | bytes]:
         return {"size": self.size, "piece_bytes": self.piece_bytes, "hashes": self.hashes}
 
     @staticmethod
     def from_message(message: object, blob_id: str, max_bytes: int) -> "Manifest":
-        """A stranger's manifest. Raises ProtocolViolation: too large, does not fit together, or not `blob_id`'s."""
+        """A stranger's manifest. Raises ProtocolViolation if it is not `blob_id`'s; BlobTooLarge if it is."""
         fields = Fields(message)
-        size = fields.number("size", 0, max_bytes)
+        size = fields.number("size", 0, MAX_PIECE_BYTES * MAX_MANIFEST_BYTES // HASH_BYTES)
         piece_bytes = fields.number("piece_bytes", MIN_PIECE_BYTES, MAX_PIECE_BYTES)
         hashes = fields.raw("hashes", exact=HASH_BYTES * -(-size // piece_bytes))
         try:
@@ -83,6 +95,8 @@ class Manifest:
             raise ProtocolViolation(str(error)) from error
         if manifest.blob_id != blob_id:
             raise ProtocolViolation(f"manifest of {manifest.blob_id}, expected {blob_id}")
+        if size > max_bytes:
+            raise BlobTooLarge(f"blob {blob_id} has {size} bytes, more than {max_bytes}")
         return manifest
 
 

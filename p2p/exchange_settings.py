@@ -1,0 +1,45 @@
+"""Limits and waits of the exchange."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from p2p.manifest import MAX_MANIFEST_BYTES
+
+PROTOCOL = "/covenantd/exchange/1"
+MAX_MANIFEST_FRAME_BYTES = MAX_MANIFEST_BYTES + (128 << 10)  # the largest manifest, its bitmap, field names
+
+Offload = Callable[..., Awaitable[Any]]
+"""Runs a blocking function: `trio.to_thread.run_sync`, or `p2p.testing.inline` under a jumping clock."""
+
+_INLINE_BYTES = 256 << 10  # reading and hashing less takes no longer than a hop to a thread and back
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ExchangeSettings:
+    # fetching
+    stall_seconds: float = 10.0  # a holder from whom nothing comes for so long is left
+    late_seconds: float = 3.0  # a piece that takes longer may be asked of others, too
+    connect_seconds: float = 10.0
+    max_holders: int = 4  # at a time, a blob
+    pipeline_bytes: int = 4 << 20  # asked for ahead, a holder: covers the bandwidth-delay product
+    poll_seconds: float = 0.5  # how often the holders are asked for anew
+    linger_seconds: float = 5.0  # a holder that has nothing for us is left after so long
+    retry_seconds: float = 0.25  # the first pause before a holder is tried again; doubles
+    retry_limit_seconds: float = 4.0  # while it only lacks the blob or is busy
+    slow_retry_limit_seconds: float = 60.0  # when it stalled or could not be reached
+    # serving
+    streams_per_peer: int = 32
+    streams_total: int = 256
+    send_budget_bytes: int = 64 << 20  # pieces in memory on their way out
+    idle_seconds: float = 60.0  # an inbound stream without a request is closed
+    update_wait_seconds: float = 2.0  # must be well below stall_seconds
+
+
+async def call(offload: Offload, size_bytes: int, function: Callable[..., _T], *arguments: object) -> _T:
+    """A disk call on `size_bytes`: in a thread where that pays."""
+    if size_bytes < _INLINE_BYTES:
+        return function(*arguments)
+    result: _T = await offload(function, *arguments)
+    return result

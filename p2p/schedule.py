@@ -1,0 +1,112 @@
+"""Which piece to ask whom for next. Pure: no clock, no I/O; the exchange tells it what happened.
+
+Rarest piece first over what the known holders have, ties broken by an order of this peer's own, so that peers who
+start together fetch different pieces and can serve each other. A piece is asked of one holder at a time, until that
+request is called late; then others may be asked too and the first answer counts.
+"""
+
+from collections.abc import Iterable
+
+import numpy
+from numpy.typing import NDArray
+
+Holder = str
+_NEVER = numpy.iinfo(numpy.int64).max
+
+
+class Schedule:
+    """`pieces` of one blob, `missing` those to get, at most `per_holder` requests in flight a holder."""
+
+    def __init__(self, pieces: int, missing: Iterable[int], per_holder: int, order_seed: int) -> None:
+        self._pieces = pieces
+        self._per_holder = per_holder
+        self._missing = numpy.zeros(pieces, bool)
+        self._missing[list(missing)] = True
+        self._asked = numpy.zeros(pieces, bool)  # by a request that is not late
+        self._order = numpy.random.default_rng(order_seed).permutation(pieces).astype(numpy.int64)
+        self._offers: dict[Holder, NDArray[numpy.bool_]] = {}
+        self._rarity = numpy.zeros(pieces, numpy.int64)  # how many holders offer it
+        self._flights: dict[Holder, dict[int, bool]] = {}  # piece -> late
+
+    @property
+    def done(self) -> bool:
+        return not self._missing.any()
+
+    @property
+    def missing(self) -> list[int]:
+        return [int(piece) for piece in numpy.flatnonzero(self._missing)]
+
+    def offer(self, holder: Holder, bitmap: bytes) -> bool:
+        """`holder` has these pieces (bit i % 8 of byte i // 8), and no others; whether any of them is missing here.
+
+        What was refused by the holder before may be offered again. Raises ValueError on a short bitmap.
+        """
+        if len(bitmap) != -(-self._pieces // 8):
+            raise ValueError(f"bitmap of {len(bitmap)} bytes for {self._pieces} pieces")
+        bits = numpy.unpackbits(numpy.frombuffer(bitmap, numpy.uint8), count=self._pieces, bitorder="little")
+        self._withdraw(holder)
+        self._offers[holder] = bits.astype(bool)
+        self._rarity += self._offers[holder]
+        self._flights.setdefault(holder, {})
+        return bool((self._offers[holder] & self._missing).any())
+
+    def next_for(self, holder: Holder) -> int | None:
+        """The piece to ask `holder` for now, noted as in flight; None if it is at its limit or of no use now."""
+        flights, offered = self._flights.get(holder), self._offers.get(holder)
+        if flights is None or offered is None or len(flights) >= self._per_holder:
+            return None
+        useful = offered & self._missing & ~self._asked
+        useful[list(flights)] = False  # late from this very holder: asking it again cannot help
+        if not useful.any():
+            return None
+        piece = int(numpy.where(useful, self._rarity * self._pieces + self._order, _NEVER).argmin())
+        flights[piece] = False
+        self._asked[piece] = True
+        return piece
+
+    def wants(self, piece: int) -> bool:
+        return bool(self._missing[piece])
+
+    def got(self, holder: Holder, piece: int) -> None:
+        """`piece` came, is verified and stored."""
+        self._missing[piece] = False
+        self._land(holder, piece)
+
+    def lost(self, piece: int) -> None:
+        """`piece` was here and is no more."""
+        self._missing[piece] = True
+
+    def failed(self, holder: Holder, piece: int) -> None:
+        """`holder` did not, or could not, give `piece`: not asked for it again until it makes a new offer."""
+        self._land(holder, piece)
+        offered = self._offers.get(holder)
+        if offered is not None and offered[piece]:
+            offered[piece] = False
+            self._rarity[piece] -= 1
+
+    def late(self, holder: Holder, piece: int) -> None:
+        """The request is still in flight, but others may now be asked as well."""
+        if self._flights.get(holder, {}).get(piece) is False:
+            self._flights[holder][piece] = True
+            self._asked[piece] = False
+
+    def gone(self, holder: Holder) -> None:
+        """`holder` stalled, lied or left: what it was asked for is free for others."""
+        for piece in list(self._flights.get(holder, {})):
+            self._land(holder, piece)
+        self._withdraw(holder)
+        self._flights.pop(holder, None)
+
+    def holders(self) -> tuple[Holder, ...]:
+        return tuple(self._offers)
+
+    def _land(self, holder: Holder, piece: int) -> None:
+        """Late requests gave up their claim on the piece already; another holder may have it now."""
+        late = self._flights.get(holder, {}).pop(piece, True)
+        if not late:
+            self._asked[piece] = False
+
+    def _withdraw(self, holder: Holder) -> None:
+        offered = self._offers.pop(holder, None)
+        if offered is not None:
+            self._rarity -= offered

@@ -15,20 +15,23 @@ import torch
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from model.errors import InputError
+from model.regularfile import Unreadable, opened
+
 _TOKEN_BYTES = 2
 _ROUNDS = 8
 _ROUND_CONTEXT = b"covenantd sequences 1\0"
 
 
-class DataError(ValueError):
-    """A token file is not what it should be; the message names it."""
+class DataError(InputError):
+    """A token file is missing or not what it should be."""
 
 
 class TokenPool:
     """The sequences of some shards, in the order of the shards. The files are mapped, not read."""
 
     def __init__(self, paths: Sequence[str | Path], sequence_tokens: int, *, vocabulary_size: int = 1 << 16) -> None:
-        """Raises DataError if a shard has no whole tokens or all of them hold no sequence; OSError."""
+        """Raises DataError if a shard cannot be mapped or is torn, or if all of them hold no sequence."""
         if sequence_tokens < 1:
             raise ValueError(f"sequence_tokens must be positive, not {sequence_tokens}")
         self._paths = tuple(Path(path) for path in paths)
@@ -61,18 +64,19 @@ class TokenPool:
         start = (index - self._firsts[number]) * self._sequence_tokens
         tokens = self._shards[number][start : start + self._sequence_tokens + 1]
         if int(tokens.max()) >= self._vocabulary_size:
-            raise DataError(
-                f"{self._paths[number]}: token {int(tokens.max())} near token {start} is outside the vocabulary "
-                f"of {self._vocabulary_size}"
-            )
+            found = f"token {int(tokens.max())} after position {start}"
+            raise DataError(f"{found} is outside the vocabulary of {self._vocabulary_size}", str(self._paths[number]))
         return tokens
 
 
 def _map_shard(path: Path) -> NDArray[np.uint16]:
-    size = path.stat().st_size
-    if size % _TOKEN_BYTES or not size:
-        raise DataError(f"{path}: {size} bytes are no whole number of uint16 tokens")
-    return np.memmap(path, dtype="<u2", mode="r", shape=(size // _TOKEN_BYTES,))
+    try:
+        with opened(str(path)) as (file, size):
+            if size % _TOKEN_BYTES or not size:
+                raise DataError(f"{size} bytes are no whole number of uint16 tokens", str(path))
+            return np.memmap(file, dtype="<u2", mode="r", shape=(size // _TOKEN_BYTES,))
+    except Unreadable as error:
+        raise DataError(str(error), str(path)) from error
 
 
 class Permutation:

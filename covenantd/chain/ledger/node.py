@@ -1,0 +1,146 @@
+"""The ledger in one process: current state, waiting calls, history, and who waits for the next head."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from secrets import token_hex
+from typing import Any
+
+import trio
+
+from covenantd.chain.ledger.blocks import LedgerBlock, genesis_block, make_block
+from covenantd.chain.ledger.epoch import next_epoch_block
+from covenantd.chain.ledger.genesis import Genesis
+from covenantd.chain.ledger.pool import Pool
+from covenantd.chain.ledger.signing import open_call
+from covenantd.chain.ledger.state import Refusal, State, StateDigest
+from covenantd.chain.ledger.store import KEPT_BLOCKS, CallFate, LedgerStore
+from covenantd.chain.ledger.views import metagraph_view
+from covenantd.errors import ConfigError
+
+MAX_CALLS_PER_BLOCK = 2048
+_CACHED_METAGRAPHS = 16
+_MAX_INCLUSION_WAIT_SECONDS = 300.0
+
+
+class LedgerNode:
+    """Reads and writes of one ledger. `produce` is for the block producer alone."""
+
+    def __init__(self, store: LedgerStore, genesis: Genesis, now_ms: Callable[[], int]) -> None:
+        """Take up the stored ledger, or make block 0 from `genesis` in an empty store."""
+        self._store = store
+        self._now_ms = now_ms
+        if store.head() is None:
+            _create(store, genesis, now_ms())
+        head, first = store.head(), store.block(0)
+        assert head is not None and first is not None
+        entries = store.load_state(head)
+        self._state = State(entries)
+        self._digest = StateDigest(entries)
+        self._head = head
+        self._pool = Pool()
+        self._next_head = trio.Event()
+        self._metagraphs: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self.genesis_hash = first.hash
+        self.netuid = self._state.settings.netuid
+
+    @property
+    def head(self) -> LedgerBlock:
+        return self._head
+
+    def require_settings(self, expected: Mapping[str, Any]) -> None:
+        """Raises ConfigError where the stored ledger was made with other rules."""
+        stored = vars(self._state.settings)
+        for name, value in expected.items():
+            if stored[name] != value:
+                raise ConfigError(f"the ledger in this database has {name} {stored[name]!r}, asked for {value!r}")
+
+    def produce(self) -> None:
+        """Make and store the next block. After an error the node must not be used: its state is ahead of the disk."""
+        batch = self._pool.take(MAX_CALLS_PER_BLOCK)
+        block, included, changes = make_block(
+            self._state, self._digest, self._head, self._now_ms(), [pending.call for pending in batch]
+        )
+        # In the event loop on purpose: no reader can see a block that is not on disk, and it takes milliseconds.
+        self._store.commit(block, included, changes)
+        self._head = block
+        for pending, entry in zip(batch, included, strict=True):
+            pending.fate = CallFate(block.number, entry.call.digest, entry.error)
+            pending.done.set()
+        self._next_head.set()
+        self._next_head = trio.Event()
+
+    async def submit(self, hotkey: str, body: str, signature: str) -> CallFate:
+        """Wait until the call is in a stored block. Raises Refusal; NotIncludedYet leaves it waiting."""
+        call = open_call(hotkey, body, signature, self.genesis_hash)
+        used = self._state.account(hotkey).nonce
+        if call.nonce <= used:
+            raise Refusal("StaleNonce", f"nonce {call.nonce}, the last was {used}")
+        pending = self._pool.add(call)
+        with trio.move_on_after(_MAX_INCLUSION_WAIT_SECONDS):
+            await pending.done.wait()
+        if pending.fate is None:
+            raise Refusal("NotIncludedYet", f"no block after {_MAX_INCLUSION_WAIT_SECONDS:.0f} s")
+        return pending.fate
+
+    def next_nonce(self, hotkey: str) -> int:
+        return max(self._state.account(hotkey).nonce, self._pool.highest_nonce(hotkey)) + 1
+
+    def fate(self, hotkey: str, nonce: int) -> CallFate | str:
+        """What became of a call: its fate in a block, or "pending", or "unknown"."""
+        fate = self._store.fate(hotkey, nonce)
+        if fate is not None:
+            return fate
+        return "pending" if self._pool.find(hotkey, nonce) else "unknown"
+
+    async def wait_head(self, after: int, timeout_seconds: float) -> LedgerBlock | None:
+        """The head as soon as its number exceeds `after`; None when the time is up."""
+        with trio.move_on_after(timeout_seconds):
+            while self._head.number <= after:
+                await self._next_head.wait()
+        return self._head if self._head.number > after else None
+
+    def block(self, number: int) -> LedgerBlock:
+        """Raises Refusal: BlockNotFinalized (not yet), StateDiscarded (no longer)."""
+        self._require_kept(number)
+        block = self._store.block(number)
+        if block is None:
+            raise Refusal("StateDiscarded", f"block {number} is older than the {KEPT_BLOCKS} that are kept")
+        return block
+
+    def metagraph(self, number: int) -> dict[str, Any]:
+        """The subnet after block `number`, as `views.metagraph_view` lays it out."""
+        self.block(number)
+        if number not in self._metagraphs:
+            self._metagraphs[number] = metagraph_view(State(self._store.entries(number)), number)
+            if len(self._metagraphs) > _CACHED_METAGRAPHS:
+                self._metagraphs.popitem(last=False)
+        return self._metagraphs[number]
+
+    def _require_kept(self, number: int) -> None:
+        if number > self._head.number:
+            raise Refusal("BlockNotFinalized", f"the head is {self._head.number}")
+        if 0 < number < self._head.number - KEPT_BLOCKS:
+            raise Refusal("StateDiscarded", f"block {number} is older than the {KEPT_BLOCKS} that are kept")
+
+    def epoch(self) -> dict[str, int]:
+        settings = self._state.settings
+        return {
+            "tempo_blocks": settings.tempo_blocks,
+            "next_epoch_block": next_epoch_block(self._state),
+            "weights_rate_limit_blocks": settings.weights_rate_limit_blocks,
+        }
+
+    def balance(self, hotkey: str) -> dict[str, int]:
+        """Balance and stake in rao at the head."""
+        account = self._state.account(hotkey)
+        return {"balance": account.balance, "stake": account.stake}
+
+
+def _create(store: LedgerStore, genesis: Genesis, now_ms: int) -> None:
+    salted = replace(genesis.settings, salt=genesis.settings.salt or token_hex(16))
+    state = replace(genesis, settings=salted).state()
+    changes = state.take_changes()
+    digest = StateDigest({})
+    digest.update(changes)
+    store.commit(genesis_block(digest, now_ms), (), changes)

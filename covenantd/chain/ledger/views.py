@@ -1,0 +1,47 @@
+"""What reads answer, as JSON values."""
+
+from typing import Any
+
+from covenantd.chain.ledger.blocks import LedgerBlock
+from covenantd.chain.ledger.state import State
+from covenantd.chain.ledger.store import CallFate
+
+
+def block_view(block: LedgerBlock) -> dict[str, Any]:
+    return {
+        "number": block.number,
+        "hash": block.hash,
+        "parent": block.parent,
+        "timestamp_ms": block.timestamp_ms,
+        "calls_root": block.calls_root,
+        "state_digest": block.state_digest,
+    }
+
+
+def fate_view(fate: CallFate | str) -> dict[str, Any]:
+    """{"status": "included", "block", "digest", "error"}, or {"status": "pending" | "unknown"}."""
+    if isinstance(fate, str):
+        return {"status": fate}
+    return {"status": "included", "block": fate.block, "digest": fate.digest, "error": fate.error}
+
+
+def metagraph_view(state: State, number: int) -> dict[str, Any]:
+    """The subnet after block `number`: neurons by uid, commitments of registered hotkeys (fields in hex), weights as
+    {uid: [uids, values]}."""
+    neurons = [
+        {"uid": uid, "stake": state.account(row.hotkey).stake} | vars(row)
+        for uid, row in ((uid, state.neuron(uid)) for uid in range(len(state.neurons)))
+    ]
+    commitments = {
+        hotkey: {"block": row.block, "fields": list(row.fields)}
+        for hotkey, row in state.commitments.items()
+        if state.uid(hotkey) is not None
+    }
+    weights = {uid: [list(row.uids), list(row.values)] for uid, row in state.weights.items()}
+    return {
+        "netuid": state.settings.netuid,
+        "block": number,
+        "neurons": neurons,
+        "commitments": commitments,
+        "weights": weights,
+    }

@@ -18,7 +18,7 @@ class Schedule:
     """`pieces` of one blob, `missing` those to get, at most `per_holder` requests in flight a holder."""
 
     def __init__(self, pieces: int, missing: Iterable[int], per_holder: int, order_seed: int) -> None:
-        self._pieces = pieces
+        self.pieces = pieces
         self._per_holder = per_holder
         self._missing = numpy.zeros(pieces, bool)
         self._missing[list(missing)] = True
@@ -41,9 +41,9 @@ class Schedule:
 
         What was refused by the holder before may be offered again. Raises ValueError on a short bitmap.
         """
-        if len(bitmap) != -(-self._pieces // 8):
-            raise ValueError(f"bitmap of {len(bitmap)} bytes for {self._pieces} pieces")
-        bits = numpy.unpackbits(numpy.frombuffer(bitmap, numpy.uint8), count=self._pieces, bitorder="little")
+        if len(bitmap) != -(-self.pieces // 8):
+            raise ValueError(f"bitmap of {len(bitmap)} bytes for {self.pieces} pieces")
+        bits = numpy.unpackbits(numpy.frombuffer(bitmap, numpy.uint8), count=self.pieces, bitorder="little")
         self._withdraw(holder)
         self._offers[holder] = bits.astype(bool)
         self._rarity += self._offers[holder]
@@ -59,7 +59,7 @@ class Schedule:
         useful[list(flights)] = False  # late from this very holder: asking it again cannot help
         if not useful.any():
             return None
-        piece = int(numpy.where(useful, self._rarity * self._pieces + self._order, _NEVER).argmin())
+        piece = int(numpy.where(useful, self._rarity * self.pieces + self._order, _NEVER).argmin())
         flights[piece] = False
         self._asked[piece] = True
         return piece
@@ -96,9 +96,6 @@ class Schedule:
             self._land(holder, piece)
         self._withdraw(holder)
         self._flights.pop(holder, None)
-
-    def holders(self) -> tuple[Holder, ...]:
-        return tuple(self._offers)
 
     def _land(self, holder: Holder, piece: int) -> None:
         """Late requests gave up their claim on the piece already; another holder may have it now."""

@@ -73,9 +73,9 @@ class Serving:
                 try:
                     request = Fields(await receive_frame(stream, _MAX_REQUEST_BYTES))
                 except StreamClosed:
-                    return  # the requester closes, with or without a word
+                    return None  # the requester closes, with or without a word
             if idle.cancelled_caught:
-                return
+                return None
             if request.has("want"):
                 blob_id = await self._offer(guarded, request)
             elif request.has("piece"):

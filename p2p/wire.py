@@ -142,6 +142,9 @@ class Fields:
             raise ProtocolViolation(f"expected a map, got {type(message).__name__}")
         self._map: dict[str, Any] = message
 
+    def as_map(self) -> dict[str, Any]:
+        return self._map
+
     def has(self, name: str) -> bool:
         return self._map.get(name) is not None
 

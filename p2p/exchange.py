@@ -1,0 +1,162 @@
+"""Fetches blobs from whoever holds them and serves ours: see `p2p.serving` for the protocol."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from p2p.blobs import BlobStore
+from p2p.download import Download, Surroundings
+from p2p.errors import BlobTooLarge, BlobUnavailable, ProtocolViolation, TransportError
+from p2p.exchange_settings import PROTOCOL, ExchangeSettings, Offload
+from p2p.manifest import is_blob_id
+from p2p.protocols import PeerId, Stream, Transport
+from p2p.reputation import Reputation
+from p2p.serving import Notices, Serving
+
+__all__ = ["PROTOCOL", "Exchange", "ExchangeSettings"]
+
+
+class Exchange:
+    """Call `start` once. What is withheld after a restart must be withheld again before that.
+
+    `on_violation(peer, reason)` is called after the peer was banned; `admit(peer)` says whom we serve.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        store: BlobStore,
+        settings: ExchangeSettings | None = None,
+        *,
+        reputation: Reputation | None = None,
+        offload: Offload = trio.to_thread.run_sync,
+    ) -> None:
+        self.store = store
+        self.reputation = reputation or Reputation()
+        self.on_violation: Callable[[PeerId, str], None] = lambda peer, reason: None
+        self.on_bytes: Callable[[str, PeerId, int], None] = lambda direction, peer, count: None
+        self.admit: Callable[[PeerId], bool] = lambda peer: True
+        self.received_bytes: Counter[PeerId] = Counter()
+        self._transport = transport
+        self._offload = offload
+        self._notices = Notices()
+        self._downloads: dict[str, Download] = {}
+        settings = settings or ExchangeSettings()
+        self._serving = Serving(store, settings, offload, self._notices)
+        self._serving.on_bytes = lambda peer, count: self.on_bytes("out", peer, count)
+        self._around = Surroundings(
+            transport,
+            store,
+            settings,
+            offload,
+            self.reputation,
+            self._notices.notify,
+            self._violated,
+            self._received,
+        )
+
+    @property
+    def sent_bytes(self) -> Counter[PeerId]:
+        """Bytes of pieces, without framing."""
+        return self._serving.sent_bytes
+
+    @property
+    def on_corrupt(self) -> Callable[[str], None]:
+        """Called with a blob id when a piece of ours turned out bad on disk."""
+        return self._serving.on_corrupt
+
+    @on_corrupt.setter
+    def on_corrupt(self, callback: Callable[[str], None]) -> None:
+        self._serving.on_corrupt = callback
+
+    async def start(self) -> None:
+        """Serve from now on."""
+        await self._transport.handle(PROTOCOL, self._serve)
+
+    async def adopt(self, path: Path, piece_bytes: int, *, keep: bool = False, withheld: bool = False) -> str:
+        """`BlobStore.adopt` off the loop; with `withheld` nobody can read the blob in between."""
+        manifest = await self._offload(self.store.measure, path, piece_bytes)
+        if withheld:
+            self.withhold(manifest.blob_id)
+        blob_id: str = await self._offload(self.store.adopt_as, path, manifest, keep)
+        self._notices.notify(blob_id)
+        return blob_id
+
+    def withhold(self, blob_id: str) -> None:
+        """From now on the blob looks absent to everyone."""
+        self._serving.withheld.add(blob_id)
+        self._notices.notify(blob_id)
+
+    def release(self, blob_id: str) -> None:
+        self._serving.withheld.discard(blob_id)
+        self._notices.notify(blob_id)
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """(bytes here, bytes in all) of every blob being fetched whose manifest is known."""
+        partials = {blob_id: download.partial for blob_id, download in self._downloads.items()}
+        return {i: (partial.held_bytes, partial.manifest.size) for i, partial in partials.items() if partial}
+
+    async def fetch(
+        self,
+        blob_id: str,
+        holders: Callable[[], Sequence[PeerId]],
+        *,
+        max_bytes: int,
+        deadline_seconds: float | None = None,
+        seed: Path | None = None,
+    ) -> Path:
+        """The file of the whole blob, from the store or from `holders()` (asked again and again).
+
+        Pieces that `seed`, a similar local file, has at the same place are not fetched. Raises BlobUnavailable at
+        the deadline (what came stays for a later try; without a deadline it keeps trying), BlobTooLarge, DiskFull,
+        BlobError; ValueError for what is not a blob id.
+        """
+        if not is_blob_id(blob_id):
+            raise ValueError(f"not a blob id: {blob_id!r:.80}")
+        with trio.move_on_after(math.inf if deadline_seconds is None else deadline_seconds):
+            return await self._fetch(blob_id, holders, max_bytes, seed)
+        raise BlobUnavailable(f"blob {blob_id} was not to be had whole within {deadline_seconds} s")
+
+    async def _fetch(
+        self, blob_id: str, holders: Callable[[], Sequence[PeerId]], max_bytes: int, seed: Path | None
+    ) -> Path:
+        """Whoever comes first does the work; when it gives up, the next one goes on from there."""
+        while (path := self.store.path(blob_id)) is None:
+            download = self._downloads.get(blob_id)
+            if download is None:
+                download = self._downloads[blob_id] = Download(blob_id, max_bytes, seed, self._around)
+                download.sources.append(holders)
+                try:
+                    return await download.run()
+                finally:
+                    del self._downloads[blob_id]
+            download.sources.append(holders)
+            try:
+                await download.ended.wait()
+            finally:
+                download.sources.remove(holders)
+        manifest = self.store.manifest(blob_id)
+        if manifest is not None and manifest.size > max_bytes:
+            raise BlobTooLarge(f"blob {blob_id} has {manifest.size} bytes, more than {max_bytes}")
+        return path
+
+    async def _serve(self, stream: Stream) -> None:
+        if self.reputation.is_banned(stream.remote) or not self.admit(stream.remote):
+            return
+        try:
+            await self._serving.answer(stream)
+        except ProtocolViolation as error:
+            self._violated(stream.remote, str(error))
+        except TransportError:
+            pass  # it went away; whether it has everything is for it to say elsewhere
+
+    def _violated(self, peer: PeerId, reason: str) -> None:
+        self.reputation.ban(peer, reason)
+        self.on_violation(peer, reason)
+
+    def _received(self, peer: PeerId, count: int) -> None:
+        self.received_bytes[peer] += count
+        self.on_bytes("in", peer, count)

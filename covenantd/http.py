@@ -167,7 +167,7 @@ class _Server:
             **response.headers,
         }
         head = h11.Response(status_code=response.status, headers=list(headers.items()))
-        parts = [connection.send(head), connection.send(h11.Data(response.body)), connection.send(h11.EndOfMessage())]
+        parts = [connection.send(head), connection.send(h11.Data(body)), connection.send(h11.EndOfMessage())]
         with trio.fail_after(self._settings.send_seconds):
             await stream.send_all(b"".join(part for part in parts if part))
 

@@ -15,7 +15,7 @@ from covenantd.chain.ledger.pool import Pool
 from covenantd.chain.ledger.signing import open_call
 from covenantd.chain.ledger.state import Refusal, State, StateDigest
 from covenantd.chain.ledger.store import KEPT_BLOCKS, CallFate, LedgerStore
-from covenantd.chain.ledger.views import metagraph_view
+from covenantd.chain.ledger.views import fate_view, metagraph_view
 from covenantd.errors import ConfigError
 
 MAX_CALLS_PER_BLOCK = 2048
@@ -86,12 +86,15 @@ class LedgerNode:
     def next_nonce(self, hotkey: str) -> int:
         return max(self._state.account(hotkey).nonce, self._pool.highest_nonce(hotkey)) + 1
 
-    def fate(self, hotkey: str, nonce: int) -> CallFate | str:
-        """What became of a call: its fate in a block, or "pending", or "unknown"."""
+    def fate(self, hotkey: str, nonce: int) -> dict[str, Any]:
+        """What became of a call: `views.fate_view` of it, or {"status": "pending", "digest"}, or {"status": "unknown",
+        "used_nonce"}: one answer, so that nobody has to put two reads together."""
         fate = self._store.fate(hotkey, nonce)
         if fate is not None:
-            return fate
-        return "pending" if self._pool.find(hotkey, nonce) else "unknown"
+            return fate_view(fate)
+        if pending := self._pool.find(hotkey, nonce):
+            return {"status": "pending", "digest": pending.call.digest}
+        return {"status": "unknown", "used_nonce": self._state.account(hotkey).nonce}
 
     async def wait_head(self, after: int, timeout_seconds: float) -> LedgerBlock | None:
         """The head as soon as its number exceeds `after`; None when the time is up."""

@@ -139,7 +139,7 @@ class LedgerServer:
         return {"next": self._node.next_nonce(_text(params, "hotkey"))}
 
     async def _fate(self, params: Params) -> Any:
-        return fate_view(self._node.fate(_text(params, "hotkey"), _integer(params, "nonce", 0, _BLOCK_LIMIT)))
+        return self._node.fate(_text(params, "hotkey"), _integer(params, "nonce", 0, _BLOCK_LIMIT))
 
     async def _submit(self, params: Params) -> Any:
         texts = [_text(params, name) for name in ("hotkey", "call", "signature")]

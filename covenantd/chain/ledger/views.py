@@ -18,10 +18,8 @@ def block_view(block: LedgerBlock) -> dict[str, Any]:
     }
 
 
-def fate_view(fate: CallFate | str) -> dict[str, Any]:
-    """{"status": "included", "block", "digest", "error"}, or {"status": "pending" | "unknown"}."""
-    if isinstance(fate, str):
-        return {"status": fate}
+def fate_view(fate: CallFate) -> dict[str, Any]:
+    """Of a call in a block; `error` is null if it succeeded."""
     return {"status": "included", "block": fate.block, "digest": fate.digest, "error": fate.error}
 
 

@@ -55,13 +55,9 @@ class NodeConfig:
         "what this peer does: miner trains, validator scores and certifies, bootstrap only introduces peers",
         choices=("miner", "validator", "bootstrap"),
     )
-    state_directory: Path = setting(
-        Path("/var/lib/covenantd"), "model state, blobs and what must survive a restart"
-    )
+    state_directory: Path = setting(Path("/var/lib/covenantd"), "model state, blobs and what must survive a restart")
     runtime_directory: Path = setting(Path("/run/covenantd"), "control socket and other sockets")
-    log_level: str = setting(
-        "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error")
-    )
+    log_level: str = setting("info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
     log_format: str = setting(
         "auto",
         "json, console, or auto: console on a terminal, else json",
@@ -71,23 +67,17 @@ class NodeConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    spec: Path = setting(
-        Path("/etc/covenantd/run-spec.json"), "the run spec that every peer of the run shares"
-    )
+    spec: Path = setting(Path("/etc/covenantd/run.json"), "the run spec that every peer of the run shares")
 
 
 @dataclass(frozen=True)
 class IdentityConfig:
-    hotkey: Path = setting(
-        Path("/etc/covenantd/hotkey.json"), "hotkey file, mode 0600; `covenantd init` makes one"
-    )
+    hotkey: Path = setting(Path("/etc/covenantd/hotkey.json"), "hotkey file, mode 0600; `covenantd init` makes one")
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    listen: str = setting(
-        "/ip4/0.0.0.0/tcp/31330", "where peers reach us (TCP; port 0: any free one)", check=_listen
-    )
+    listen: str = setting("/ip4/0.0.0.0/tcp/31330", "where peers reach us (TCP; port 0: any free one)", check=_listen)
     announce: tuple[str, ...] = setting(
         (),
         "addresses told to others instead of the detected ones, e.g. behind a port forward",
@@ -127,9 +117,7 @@ class HttpConfig:
 class TestingConfig:
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
-    behavior: str = setting(
-        "honest", "for tests only; noise: send random contributions", choices=("honest", "noise")
-    )
+    behavior: str = setting("honest", "for tests only; noise: send random contributions", choices=("honest", "noise"))
     faults: bool = setting(False, "for tests only: allow fault injection over the control socket")
 
 
@@ -146,6 +134,11 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     testing: TestingConfig = field(default_factory=TestingConfig)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def p2p_identity(self) -> Path:
+        """The transport's own key, made at the first start when `covenantd init` has not made one."""
+        return self.node.state_directory / "p2p-identity.key"
 
     @property
     def control_socket(self) -> Path:

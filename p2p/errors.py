@@ -25,6 +25,10 @@ class Busy(TransportError):
     """The peer refused politely: it is at a limit; ask again later."""
 
 
+class Refused(TransportError):
+    """The peer understood and said no; the message is its reason."""
+
+
 class TransportDied(TransportError):
     """Our own transport is gone; nothing goes on without a new one."""
 

@@ -72,7 +72,7 @@ def open_record(
     verify: Verify,
     *,
     run_id: str,
-    kind: str,
+    kind: str | None,
     round: int | None = None,
     hotkey: str | None = None,
     peer_id: PeerId | None = None,

@@ -25,7 +25,7 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """Attributes are named as the metrics, less the prefix."""
+    """Attributes are named as the metrics, less the prefix and `_total`."""
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -52,72 +52,70 @@ class Metrics:
 
     def add_network_bytes(self, direction: str, traffic_class: str, count: int) -> None:
         """One of DIRECTIONS, one of TRAFFIC_CLASSES."""
-        self.network_bytes_total.labels(direction, traffic_class).inc(count)
+        self.network_bytes.labels(direction, traffic_class).inc(count)
 
     def _daemon(self) -> None:
         build = Info("covenantd_build", "What runs here; always 1", registry=self.registry)
         build.info({"version": __version__})
         self.state = self._gauge("state", "1 for the state the daemon is in, else 0", ["state"], STATES)
         self.health_check = self._gauge("health_check", "1 where the named check passes, else 0", ["check"])
-        self.engine_restarts_total = self._counter("engine_restarts_total", "Times the engine process was started anew")
-        self.loop_lag_seconds = self._histogram(
+        self.engine_restarts = self._counter("engine_restarts_total", "Times the engine process was started anew")
+        self.loop_lag = self._histogram(
             "loop_lag_seconds", "How much later than asked the daemon's event loop woke up", _LAG_BUCKETS
         )
 
     def _rounds(self) -> None:
         self.round_number = self._gauge("round_number", "Round of the model state held")
-        self.rounds_total = self._counter("rounds_total", "Rounds that ended, by result", ["result"], ROUND_RESULTS)
+        self.rounds = self._counter("rounds_total", "Rounds that ended, by result", ["result"], ROUND_RESULTS)
         self.rounds_behind = self._gauge("rounds_behind", "Decided rounds not yet applied here")
-        self.round_phase_duration_seconds = self._histogram(
+        self.round_phase_duration = self._histogram(
             "round_phase_duration_seconds", "Time spent in each phase of a round", _PHASE_BUCKETS, ["phase"], PHASES
         )
-        self.last_commit_timestamp_seconds = self._gauge(
+        self.last_commit_timestamp = self._gauge(
             "last_commit_timestamp_seconds", "When the last outer step was taken, seconds since the epoch"
         )
-        self.checkpoint_timestamp_seconds = self._gauge(
+        self.checkpoint_timestamp = self._gauge(
             "checkpoint_timestamp_seconds", "When the state on disk was last written, seconds since the epoch"
         )
 
     def _training(self) -> None:
-        self.inner_steps_total = self._counter("inner_steps_total", "Inner optimiser steps taken")
-        self.tokens_total = self._counter("tokens_total", "Tokens trained on")
+        self.inner_steps = self._counter("inner_steps_total", "Inner optimiser steps taken")
+        self.tokens = self._counter("tokens_total", "Tokens trained on")
         self.loss = self._gauge("loss", "Latest mean cross-entropy in nats per token", ["split"])
         self.learning_rate = self._gauge("learning_rate", "Inner learning rate now")
         self.gradient_norm = self._gauge("gradient_norm", "Norm of the last gradient before clipping")
         self.error_feedback_norm = self._gauge("error_feedback_norm", "Norm of what has not been sent yet")
-        self.nonfinite_steps_total = self._counter("nonfinite_steps_total", "Inner steps skipped for a NaN or infinity")
+        self.nonfinite_steps = self._counter("nonfinite_steps_total", "Inner steps skipped for a NaN or infinity")
 
     def _contributions(self) -> None:
-        self.contributions_total = self._counter(
+        self.contributions = self._counter(
             "contributions_total", "Contributions, our own and those we checked, by what became of them", ["result"]
         )
         self.contribution_bytes = self._gauge(
-            "contribution_bytes", "Size of our last contribution: dense fp32, and sealed as it is sent", ["stage"]
+            "contribution_bytes", "Size of our last contribution: as dense fp32, and as sent", ["stage"]
         )
         self.aggregated_contributions = self._gauge("aggregated_contributions", "Contributions in the last outer step")
         self.compression_ratio = self._gauge("compression_ratio", "Dense fp32 bytes over bytes sent")
 
     def _network(self) -> None:
         self.peers = self._gauge("peers", "Peers, by state", ["state"], PEER_STATES)
-        self.peer_disconnects_total = self._counter(
+        self.peer_disconnects = self._counter(
             "peer_disconnects_total", "Peers we lost or dropped, by reason", ["reason"]
         )
-        self.network_bytes_total = self._counter(
-            "network_bytes_total", "Bytes to and from peers", ["direction", "class"]
-        )
+        self.network_bytes = self._counter("network_bytes_total", "Bytes to and from peers", ["direction", "class"])
         for direction in DIRECTIONS:
             for traffic_class in TRAFFIC_CLASSES:
-                self.network_bytes_total.labels(direction, traffic_class)
-        self.dht_operations_total = self._counter(
+                self.network_bytes.labels(direction, traffic_class)
+        self.dht_operations = self._counter(
             "dht_operations_total", "DHT operations, by kind and result", ["operation", "result"]
         )
-        self.limit_rejections_total = self._counter(
+        self.limit_rejections = self._counter(
             "limit_rejections_total", "What peers were refused for a limit, by its scope", ["scope"]
         )
 
     def _chain(self) -> None:
         self.chain_block = self._gauge("chain_block", "Newest finalized block seen")
-        self.chain_requests_total = self._counter(
+        self.chain_requests = self._counter(
             "chain_requests_total", "Calls to the chain, by call and result", ["call", "result"]
         )
         self.score = self._gauge("score", "Our score as last seen, 0 to 1")

@@ -69,7 +69,7 @@ async def get(site: Site, path: str) -> tuple[int, str, bytes]:
 
 
 async def test_a_scrape_parses_and_is_fresh(site: Site) -> None:
-    site.metrics.inner_steps_total.inc(7)
+    site.metrics.inner_steps.inc(7)
     site.chain_trouble = "silent"
     status, kind, body = await get(site, "/metrics?x=1")
     assert status == 200 and kind.startswith("text/plain; version=0.0.4")

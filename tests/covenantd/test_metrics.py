@@ -35,26 +35,25 @@ def moved() -> Metrics:
     m.set_state("running")
     m.set_health({"engine": True, "chain": False})
     m.add_network_bytes("sent", "contribution", 5000)
-    for counter in (m.engine_restarts_total, m.inner_steps_total, m.tokens_total, m.nonfinite_steps_total):
+    for counter in (m.engine_restarts, m.inner_steps, m.tokens, m.nonfinite_steps):
         counter.inc(2)
     for gauge in (
-        *(m.round_number, m.rounds_behind, m.last_commit_timestamp_seconds, m.checkpoint_timestamp_seconds),
-        m.learning_rate,
+        *(m.round_number, m.rounds_behind, m.last_commit_timestamp, m.checkpoint_timestamp, m.learning_rate),
         *(m.gradient_norm, m.error_feedback_norm, m.aggregated_contributions, m.compression_ratio, m.chain_block),
         *(m.score, m.weight),
     ):
         gauge.set(3)
-    m.rounds_total.labels("certified").inc()
-    m.round_phase_duration_seconds.labels("train").observe(4.2)
-    m.loop_lag_seconds.observe(0.002)
+    m.rounds.labels("certified").inc()
+    m.round_phase_duration.labels("train").observe(4.2)
+    m.loop_lag.observe(0.002)
     m.loss.labels("heldout").set(3.5)
-    m.contributions_total.labels("included").inc()
-    m.contribution_bytes.labels("sealed").set(5000)
+    m.contributions.labels("included").inc()
+    m.contribution_bytes.labels("encoded").set(5000)
     m.peers.labels("connected").set(3)
-    m.peer_disconnects_total.labels("stalled").inc()
-    m.dht_operations_total.labels("fetch", "ok").inc()
-    m.limit_rejections_total.labels("streams").inc()
-    m.chain_requests_total.labels("metagraph", "ok").inc()
+    m.peer_disconnects.labels("stalled").inc()
+    m.dht_operations.labels("fetch", "ok").inc()
+    m.limit_rejections.labels("streams").inc()
+    m.chain_requests.labels("metagraph", "ok").inc()
     return m
 
 
@@ -100,5 +99,5 @@ def test_state_is_one_hot() -> None:
 
 def test_two_daemons_in_one_process_do_not_meet() -> None:
     a, b = Metrics(), Metrics()
-    a.inner_steps_total.inc(5)
+    a.inner_steps.inc(5)
     assert samples(b)["covenantd_inner_steps_total"] == [({}, 0)]

@@ -85,6 +85,12 @@ def split_host_port(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def multiaddr_host_port(address: str) -> tuple[str, int]:
+    """Of /ip4/HOST/tcp/PORT or /ip6/HOST/tcp/PORT, as `multiaddr_problem` has found it good."""
+    _, _, host, _, port = address.split("/")[:5]
+    return host, int(port)
+
+
 def endpoint_problem(endpoint: str) -> str | None:
     """A ledger's address: `unix:///absolute/path` or `tcp://HOST:PORT`."""
     scheme, separator, rest = endpoint.partition("://")

@@ -16,6 +16,8 @@ from p2p.wire import Fields
 
 COMMIT, RECEIPT, COMMITTED = "commit", "receipt", "committed"
 MAX_RECEIPTS = 16
+MAX_RECORD_BYTES = 4096
+EARLY = "early"  # the one refusal worth another try
 
 
 class CommitRefused(Exception):
@@ -92,7 +94,7 @@ class CommitBook:
         """Raises CommitRefused. The same commit twice is fine: a receipt was lost."""
         rules, hotkey = self.rules, commit.hotkey
         if commit.round != rules.round or head < rules.first_block:
-            raise CommitRefused("early")
+            raise CommitRefused(EARLY)
         if head > rules.last_block:
             raise CommitRefused("late")
         if hotkey not in rules.registered:

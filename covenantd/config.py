@@ -68,6 +68,10 @@ class NodeConfig:
 @dataclass(frozen=True)
 class RunConfig:
     spec: Path = setting(Path("/etc/covenantd/run.json"), "the run spec that every peer of the run shares")
+    seed: Path = setting(
+        Path("/etc/covenantd/blobs"),
+        "the run's first blobs, where `covenantd plan` left them; not there: they are fetched from peers",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """The engine as the daemon sees it: a child process that takes orders over a unix socket."""
 
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 import trio
+from outcome import Error, Outcome, acapture
 
 from covenantd.errors import EngineError
 from model import messages
+from p2p.child import Child
 
 log = structlog.get_logger("covenantd.engine")
 Reply = TypeVar("Reply", bound=messages.Message)
@@ -32,39 +33,71 @@ class EngineSettings:
     log_file: Path | None = None
 
 
+class _Order(Generic[Reply]):
+    """One order under way. It runs to its end even if whoever gave it stops waiting: a half-read reply would leave
+    the stream out of step."""
+
+    def __init__(self, message: messages.Message, expect: type[Reply], on_progress: OnProgress | None) -> None:
+        self.message = message
+        self.expect = expect
+        self.on_progress = on_progress
+        self.done = trio.Event()
+        self.outcome: Outcome[Reply] = Error(EngineError("the engine ended before it answered"))
+
+
 class Engine:
     """One order at a time; `Stop` alone may be sent while another runs. Get one from `open_engine`."""
 
-    def __init__(self, stream: trio.SocketStream, process: trio.Process, stall_seconds: float) -> None:
+    def __init__(self, stream: trio.SocketStream, pid: int, stall_seconds: float) -> None:
+        self.pid = pid
         self._stream = stream
-        self._process = process
         self._stall_seconds = stall_seconds
-        self._order = trio.Lock()
+        self._send_order, self._orders = trio.open_memory_channel[_Order[Any]](16)
         self._sending = trio.Lock()
         self._buffer = bytearray()
-        self._broken = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     async def order(
         self, message: messages.Message, expect: type[Reply], on_progress: OnProgress | None = None
     ) -> Reply:
         """Send an order and wait for its reply. Raises EngineRefused (bad input), EngineError (it is gone)."""
-        async with self._order:
-            if self._broken:
-                raise EngineError("the engine was lost in the middle of an order")
-            self._broken = True  # until the reply is in: a cancelled order leaves the stream out of step
-            await self._send(message)
-            while True:
-                reply = await self._receive()
-                if isinstance(reply, messages.Progress):
-                    if on_progress:
-                        on_progress(reply)
-                    continue
-                self._broken = False
-                return _expected(reply, expect)
+        order = _Order(message, expect, on_progress)
+        try:
+            await self._send_order.send(order)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise EngineError("the engine is gone") from error
+        await order.done.wait()
+        return order.outcome.unwrap()
+
+    async def work(self) -> None:
+        """Carry out orders until cancelled or until the engine fails; then whoever waits is told."""
+        order: _Order[Any] | None = None
+        try:
+            async for order in self._orders:
+                order.outcome = await acapture(self._carry_out, order)
+                order.done.set()
+                if isinstance(order.outcome, Error) and isinstance(order.outcome.error, EngineError):
+                    return
+        finally:
+            self._abandon(order)
+
+    def _abandon(self, order: _Order[Any] | None) -> None:
+        if order is not None:
+            order.done.set()
+        while True:
+            try:
+                self._orders.receive_nowait().done.set()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+        self._orders.close()
+
+    async def _carry_out(self, order: _Order[Reply]) -> Reply:
+        await self._send(order.message)
+        while True:
+            reply = await self._receive()
+            if not isinstance(reply, messages.Progress):
+                return _expected(reply, order.expect)
+            if order.on_progress:
+                order.on_progress(reply)
 
     async def stop_training(self) -> None:
         await self._send(messages.Stop())
@@ -110,32 +143,34 @@ def _expected(reply: messages.Message, expect: type[Reply]) -> Reply:
 
 @asynccontextmanager
 async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
-    """Start the engine process; kill and reap it on the way out, also when cancelled."""
+    """Start the engine process; kill and reap it on the way out, also when cancelled. Raises EngineError."""
     settings.socket.unlink(missing_ok=True)
     with trio.socket.socket(trio.socket.AF_UNIX) as listener:
         await listener.bind(str(settings.socket))
         settings.socket.chmod(0o600)
         listener.listen(1)
-        with settings.log_file.open("ab") if settings.log_file else nullcontext() as output:
-            process = await trio.lowlevel.open_process(_command(settings), stderr=output)
+        process = _start(settings)
         try:
             stream = await _accept(listener, process, settings)
-            async with stream:
-                yield Engine(stream, process, settings.stall_seconds)
+            engine = Engine(stream, process.pid, settings.stall_seconds)
+            async with stream, trio.open_nursery() as nursery:
+                nursery.start_soon(engine.work)
+                yield engine
+                nursery.cancel_scope.cancel()
         finally:
-            with trio.CancelScope(shield=True):
-                await _end(process)
+            returncode = await process.stop(grace_seconds=0)  # what it must keep is on disk before it answers
+            log.debug("engine ended", returncode=returncode)
             settings.socket.unlink(missing_ok=True)
 
 
-def _command(settings: EngineSettings) -> list[str]:
+def _start(settings: EngineSettings) -> Child:
     command = [sys.executable, "-m", "model.worker", "--socket", str(settings.socket)]
-    return [*command, "--allow-faults"] if settings.allow_faults else command
+    command += ["--allow-faults"] if settings.allow_faults else []
+    with settings.log_file.open("ab") if settings.log_file else nullcontext() as output:
+        return Child(command, output=output)
 
 
-async def _accept(
-    listener: trio.socket.SocketType, process: trio.Process, settings: EngineSettings
-) -> trio.SocketStream:
+async def _accept(listener: trio.socket.SocketType, process: Child, settings: EngineSettings) -> trio.SocketStream:
     connected: list[trio.SocketStream] = []
 
     async def accept() -> None:
@@ -155,13 +190,6 @@ async def _accept(
         return connected[0]
     why = f"exited with {process.returncode}" if process.returncode is not None else "did not connect in time"
     raise EngineError(f"the engine {why}; its log: {settings.log_file or 'stderr'}")
-
-
-async def _end(process: trio.Process) -> None:
-    if process.returncode is None:
-        process.send_signal(signal.SIGKILL)
-    await process.wait()
-    log.debug("engine ended", returncode=process.returncode)
 
 
 class EngineSlot:

@@ -61,7 +61,7 @@ class Journal:
 
     def update(self, **changes: Any) -> Memory:
         memory = replace(self.memory, **changes)
-        _write(self._path, json.dumps(asdict(memory)).encode())
+        write_atomically(self._path, json.dumps(asdict(memory)).encode())
         self.memory = memory
         return memory
 
@@ -103,7 +103,7 @@ def _memory(data: dict[str, Any]) -> Memory:
     )
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         file.write(data)

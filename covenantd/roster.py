@@ -56,6 +56,9 @@ class Roster:
     def alpha(self) -> float:
         return float(struct.unpack("<f", struct.pack("<I", self.alpha_bits))[0])
 
+    def lists(self, hotkey: str) -> bool:
+        return any(entry.hotkey == hotkey for entry in self.contributions)
+
     def encode(self) -> bytes:
         return bytes(msgpack.packb(asdict(self)))
 
@@ -197,11 +200,10 @@ def decide(at_start: Metagraph, at_vote: Metagraph, run_tag: bytes, round: int) 
     return Vote(run_tag, round, *winners[0]) if winners else None
 
 
-def newest_certified(at_block: Metagraph, run_tag: bytes, before: int) -> Vote | None:
-    """The newest vote below round `before` that a quorum shows at this block: where a late reader starts."""
-    rounds = {v.round for n in at_block.neurons if (v := _vote_of(at_block, n.hotkey)) and v.run_tag == run_tag}
-    found = (decide(at_block, at_block, run_tag, r) for r in sorted(rounds, reverse=True) if r < before)
-    return next((vote for vote in found if vote), None)
+def named_rounds(metagraph: Metagraph, run_tag: bytes) -> set[int]:
+    """Rounds of a run that any neuron's latest vote names at this block."""
+    votes = (_vote_of(metagraph, n.hotkey) for n in metagraph.neurons)
+    return {vote.round for vote in votes if vote and vote.run_tag == run_tag}
 
 
 def _vote_of(metagraph: Metagraph, hotkey: str) -> Vote | None:

@@ -32,6 +32,7 @@ class Timing:
     commit_blocks: int  # C_r: the last block a commit may be receipted at
     vote_blocks: int  # V_r: votes are read in the state of this block
     serve_slack_blocks: int = 1  # after C_r, until contributions may be served
+    block_seconds: float = 12.0  # what the chain aims at; for lifetimes and hints, never for agreement
     proposal_blocks: int = 2  # the next certifier in stake order proposes this much later
 
     def start(self, round: int) -> int:

@@ -187,6 +187,20 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Settle:
+    """Settle the claim of a round that was skipped by a jump to a later state; θ stays. Unknown rounds: no-op."""
+
+    round: int
+    own_included: bool
+
+
+@dataclass(frozen=True)
+class Settled:
+    round: int
+    pending_rounds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Restore:
     """Replace θ alone (repair, catch-up); EF and optimiser state stay."""
 
@@ -224,7 +238,7 @@ class Failed:
 
 Message = (
     Load | Loaded | Hash | Hashed | Train | Progress | Trained | Stop | Seal | Sealed | Check | Checked | Score | Scored
-    | Evaluate | Evaluated | Advance | Advanced | Restore | Restored | FlipBit | Flipped | Failed
+    | Evaluate | Evaluated | Advance | Advanced | Settle | Settled | Restore | Restored | FlipBit | Flipped | Failed
 )  # fmt: skip
 
 _TYPES: dict[str, type[Message]] = {t.__name__: t for t in Message.__args__}

@@ -1,0 +1,77 @@
+"""Reads agreement from the chain: who certifies, what was certified, who is registered. Waits out a silent chain."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+import trio
+
+from covenantd import roster
+from covenantd.chain.protocol import Chain, Metagraph
+from covenantd.errors import ChainError
+from covenantd.roster import Vote
+from covenantd.runspec import RunSpec
+
+log = structlog.get_logger("covenantd.agreement")
+T = TypeVar("T")
+_KEPT_VIEWS = 8
+
+
+async def persistently(call: Callable[[], Awaitable[T]], what: str) -> T:
+    """Repeat a chain read until it is answered: peers wait for a silent chain, they never infer."""
+    delay_seconds = 0.25
+    while True:
+        try:
+            return await call()
+        except ChainError as error:
+            log.warning("chain does not answer", what=what, error=str(error), retry_seconds=delay_seconds)
+            await trio.sleep(delay_seconds)
+            delay_seconds = min(delay_seconds * 2, 15.0)
+
+
+class Agreement:
+    """Every answer is about a fixed block, so it is the same for everyone and may be kept."""
+
+    def __init__(self, chain: Chain, spec: RunSpec) -> None:
+        self._chain = chain
+        self._spec = spec
+        self._views: dict[int, Metagraph] = {}
+        self._hashes: dict[int, str] = {}
+
+    async def view(self, block: int) -> Metagraph:
+        if block not in self._views:
+            self._views[block] = await persistently(lambda: self._chain.metagraph(block), f"metagraph at {block}")
+            while len(self._views) > _KEPT_VIEWS:
+                del self._views[min(self._views)]
+        return self._views[block]
+
+    async def block_hash(self, number: int) -> str:
+        if number not in self._hashes:
+            self._hashes[number] = (await persistently(lambda: self._chain.block(number), f"block {number}")).hash
+            while len(self._hashes) > _KEPT_VIEWS:
+                del self._hashes[min(self._hashes)]
+        return self._hashes[number]
+
+    async def certifiers(self, round: int) -> dict[str, int]:
+        return roster.certifiers(await self.view(self._spec.timing.start(round)))
+
+    async def registered(self, round: int) -> frozenset[str]:
+        return frozenset(n.hotkey for n in (await self.view(self._spec.timing.start(round))).neurons)
+
+    async def decision(self, round: int) -> Vote | None:
+        """The certified vote of a round whose V_r is finalized; None: the round is void."""
+        timing = self._spec.timing
+        at_start, at_vote = await self.view(timing.start(round)), await self.view(timing.vote(round))
+        return roster.decide(at_start, at_vote, self._spec.tag, round)
+
+    async def newest_certified(self, through: int) -> Vote | None:
+        """The newest certified vote of a round <= `through` (decided). A quorum's votes at V_q name round q, and
+        certifiers only move on to later rounds, so the newest round named at V_r bounds every certified one."""
+        round = through
+        while round >= 0:
+            vote = await self.decision(round)
+            if vote is not None:
+                return vote
+            named = roster.named_rounds(await self.view(self._spec.timing.vote(round)), self._spec.tag)
+            round = max((n for n in named if n < round), default=-1)
+        return None

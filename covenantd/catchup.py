@@ -1,0 +1,206 @@
+"""From wherever we are to θ of the round in work: start-up, joining, replay of missed rounds, repair of a damaged θ.
+
+What is trusted: θ_0 because the run spec pins it; a later θ because a quorum's votes, read on chain, name the digest
+of a roster whose body names the state hash it was built on. State hashes are blob ids, so any peer may serve the
+bytes, and pieces that are still good here are not fetched again.
+"""
+
+from pathlib import Path
+
+import structlog
+import trio
+
+from covenantd import gather
+from covenantd.chain.keys import public_key
+from covenantd.gather import Certified
+from covenantd.journal import PastRound
+from covenantd.node import Node
+from covenantd.roster import NO_DIGEST
+from covenantd.runspec import Dataset
+from model import messages
+from p2p.errors import BlobUnavailable
+
+log = structlog.get_logger("covenantd.catchup")
+REPLAYED_ROUNDS = 16  # further behind than this, a newer state is fetched instead
+KEPT_STATES = 3
+_STATE_SECONDS = 60.0
+_REPLAY_SECONDS = 30.0
+
+
+async def catch_up(node: Node, through: int) -> messages.Loaded:
+    """Returns with θ_{through + 1} in the engine and in the journal. Raises BlobUnavailable when no connected peer
+    has what is needed: then somebody must come back first."""
+    await _dataset(node, node.spec.dataset)
+    missed = await missed_rosters(node, through)
+    if missed and not (_holds_state(node) and missed[0].body.previous == node.journal.memory.previous):
+        await _jump(node, missed[-1])
+    loaded = await install(node)
+    try:
+        await _replay(node, missed, through)
+    except BlobUnavailable:
+        log.warning("a past round's contributions are gone: going on from a later state", through=through)
+        await _jump(node, missed[-1])
+        loaded = await install(node)
+        await _replay(node, missed, through)
+    await _settle(node, loaded.pending_rounds, missed)
+    return loaded
+
+
+async def missed_rosters(node: Node, through: int) -> list[Certified]:
+    """Certified rosters from our round on, oldest first, verified backwards from one quorum; at most the last few."""
+    memory = node.journal.memory
+    vote = await node.agreement.newest_certified(through) if through >= memory.round else None
+    rosters: list[Certified] = []
+    digest = vote.digest if vote and vote.round >= memory.round else NO_DIGEST
+    while digest not in (NO_DIGEST, memory.previous) and len(rosters) < REPLAYED_ROUNDS:
+        certified = await gather.certified_roster(node, digest)
+        if certified.body.round < memory.round:
+            break
+        rosters.insert(0, certified)
+        digest = certified.body.previous
+    return rosters
+
+
+async def _replay(node: Node, missed: list[Certified], through: int) -> None:
+    for certified in missed:
+        if certified.body.round >= node.journal.memory.round:
+            await _follow(node, certified)
+    await _void_rounds(node, through + 1)
+
+
+async def _settle(node: Node, pending: tuple[int, ...], missed: list[Certified]) -> None:
+    """Rounds a jump went over: what we had sent in them was either in their rosters or goes back."""
+    included = {c.body.round for c in missed if c.body.lists(node.hotkey.hotkey)}
+    for round in pending:
+        if round < node.journal.memory.round:
+            await node.engine.order(messages.Settle(round, round in included), messages.Settled)
+
+
+async def _dataset(node: Node, dataset: Dataset) -> None:
+    """Tokens are blobs like everything else: fetched from whoever has them, kept from then on."""
+    async with trio.open_nursery() as nursery:
+        for blob_id in (dataset.tokenizer, *dataset.train_shards, dataset.heldout_shard):
+            nursery.start_soon(_fetch, node, blob_id)
+
+
+async def _fetch(node: Node, blob_id: str) -> None:
+    await node.exchange.fetch(blob_id, node.holders(), max_bytes=node.spec.dataset.max_blob_bytes)
+
+
+def _holds_state(node: Node) -> bool:
+    return node.blobs.path(node.journal.memory.state_hash) is not None
+
+
+async def _jump(node: Node, certified: Certified) -> None:
+    """Take θ as the roster found it, from peers, instead of computing it."""
+    body = certified.body
+    await _state(node, body.base_state_hash)
+    node.journal.update(round=body.round, state_hash=body.base_state_hash, previous=body.previous)
+    log.info("state fetched", round=body.round, state_hash=body.base_state_hash[:16])
+
+
+async def _state(node: Node, state_hash: str, seed: Path | None = None) -> Path:
+    """Raises BlobUnavailable when no connected peer has that θ in time."""
+    limit = node.spec.dataset.max_blob_bytes
+    return await node.exchange.fetch(
+        state_hash, node.holders(), max_bytes=limit, deadline_seconds=_STATE_SECONDS, seed=seed
+    )
+
+
+async def install(node: Node) -> messages.Loaded:
+    """Load the journal's state into the engine; what does not hash to what it should is repaired first."""
+    path = await _state(node, node.journal.memory.state_hash)
+    loaded = await _load(node, path)
+    if loaded.state_hash != node.journal.memory.state_hash:
+        loaded = await _load(node, await _repair(node, path))
+    node.contribution_bytes = loaded.contribution_bytes
+    return loaded
+
+
+async def _repair(node: Node, damaged: Path) -> Path:
+    """The file on disk is not what its name says: keep its good pieces, take the others from a peer."""
+    state_hash = node.journal.memory.state_hash
+    log.error("θ on disk is damaged: fetching the damaged pieces from another peer", state_hash=state_hash[:16])
+    seed = node.staging / "damaged-state"
+    await trio.Path(damaged).rename(seed)
+    node.blobs.delete(state_hash)
+    try:
+        path = await _state(node, state_hash, seed=seed)
+    finally:
+        await trio.Path(seed).unlink(missing_ok=True)
+    log.info("θ repaired from another peer", state_hash=state_hash[:16])
+    return path
+
+
+async def _load(node: Node, theta: Path) -> messages.Loaded:
+    memory, dataset, config = node.journal.memory, node.spec.dataset, node.config
+    return await node.engine.order(
+        messages.Load(
+            training=node.spec.training.as_dict(),
+            round=memory.round,
+            theta_path=str(theta),
+            train_shards=tuple(str(node.blobs.path(shard)) for shard in dataset.train_shards),
+            heldout_shard=str(node.blobs.path(dataset.heldout_shard)),
+            state_directory=str(config.node.state_directory / "engine"),
+            threads=config.engine.threads,
+            device=config.engine.device,
+            behavior=config.testing.behavior,
+        ),
+        messages.Loaded,
+    )
+
+
+async def _follow(node: Node, certified: Certified) -> None:
+    """Replay one certified round."""
+    await _void_rounds(node, certified.body.round)
+    if certified.body.base_state_hash != node.journal.memory.state_hash:
+        log.error("our θ is not the certified one: taking it from a peer", round=certified.body.round)
+        await _jump(node, certified)
+        await install(node)
+    paths = await gather.contributions(node, certified.body, deadline_seconds=_REPLAY_SECONDS)
+    await advance(node, certified, paths)
+    log.info("round replayed", round=certified.body.round)
+
+
+async def _void_rounds(node: Node, until: int) -> None:
+    for _ in range(node.journal.memory.round, until):
+        await advance(node, None, ())
+
+
+async def advance(node: Node, certified: Certified | None, paths: tuple[Path, ...]) -> messages.Advanced:
+    """The outer step of the journal's round (None: void), made durable: engine, blob, journal, in that order.
+
+    A crash between any two of them is harmless: the error feedback settles by round, once, and θ is recomputed.
+    """
+    memory = node.journal.memory
+    entries = certified.body.contributions if certified else ()
+    theta = node.staging / f"theta-{memory.round + 1}" if certified else None
+    order = messages.Advance(
+        round=memory.round,
+        contributions=tuple(str(path) for path in paths),
+        hotkeys=tuple(public_key(e.hotkey).hex() for e in entries),
+        base_state_hash=memory.state_hash,
+        alpha=certified.body.alpha if certified else 0.0,
+        own_included=certified is not None and certified.body.lists(node.hotkey.hotkey),
+        theta_path=str(theta) if theta else None,
+    )
+    advanced = await node.engine.order(order, messages.Advanced)
+    if theta:
+        await node.exchange.adopt(theta, node.spec.piece_bytes)
+    blobs = (certified.digest, *(e.blob_id for e in entries)) if certified else ()
+    digest = certified.digest if certified else None
+    node.journal.finish_round(PastRound(memory.round, digest, advanced.state_hash, blobs))
+    _prune(node)
+    return advanced
+
+
+def _prune(node: Node) -> None:
+    """Keep what others may still ask for: the dataset, θ_0, the last states, the last rounds' contributions."""
+    memory, dataset = node.journal.memory, node.spec.dataset
+    kept = {dataset.tokenizer, *dataset.train_shards, dataset.heldout_shard, node.spec.genesis_state}
+    kept |= {memory.state_hash, *(past.state_hash for past in memory.past[-KEPT_STATES:])}
+    kept |= {blob for past in memory.past[-REPLAYED_ROUNDS:] for blob in past.blobs}
+    kept |= {past.digest for past in memory.past if past.digest}
+    if memory.sealed:
+        kept.add(memory.sealed.blob_id)
+    node.blobs.retain(kept)

@@ -1,0 +1,112 @@
+"""What a daemon says of its rounds: status board, metrics, one summary a round."""
+
+import time
+
+import structlog
+import trio
+
+from covenantd.gather import Certified
+from covenantd.node import Node
+from covenantd.round import Phase, State
+from covenantd.status import RoundSummary
+from model import messages
+
+log = structlog.get_logger("covenantd.chronicle")
+_HELDOUT_SEQUENCES = 64
+
+
+class Chronicle:
+    """Told by the coordinator what happened; tells everybody else."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._phases: dict[str, float] = {}
+        self._phase_since = trio.current_time()
+        self._heldout_loss: float | None = None
+        self.inner_steps = 0  # of the round in work
+
+    async def evaluate(self) -> None:
+        """The loss on the fixed held-out split, for reporting only: it is public, so it can be fitted."""
+        order = messages.Evaluate(_HELDOUT_SEQUENCES)
+        self._heldout_loss = (await self._node.engine.order(order, messages.Evaluated)).loss
+        self._node.metrics.loss.labels(split="heldout").set(self._heldout_loss)
+        self._node.board.update(heldout_loss=self._heldout_loss)
+
+    def phase_ended(self, phase: Phase) -> None:
+        now = trio.current_time()
+        seconds = now - self._phase_since
+        self._phases[str(phase)] = self._phases.get(str(phase), 0.0) + seconds
+        self._node.metrics.round_phase_duration.labels(phase=str(phase)).observe(seconds)
+        self._phase_since = now
+
+    def round_finished(self, number: int, certified: Certified | None, state_hash: str) -> None:
+        node, body = self._node, certified.body if certified else None
+        result = "certified" if body else "void"
+        self.phase_ended(Phase.OUTER_STEP)
+        node.metrics.rounds.labels(result=result).inc()
+        node.metrics.aggregated_contributions.set(len(body.contributions) if body else 0)
+        node.board.add_round(
+            RoundSummary(
+                round=number,
+                result=result,
+                roster_size=len(body.contributions) if body else 0,
+                own_included=self._included(number, certified),
+                state_hash=state_hash,
+                loss=node.board.status.loss if self.inner_steps else None,
+                heldout_loss=self._heldout_loss,
+                inner_steps=self.inner_steps,
+                contribution_bytes=sum(e.size for e in body.contributions) if body else 0,
+                phases=dict(self._phases),
+                finished_at=time.time(),
+            )
+        )
+        self._phases, self.inner_steps = {}, 0
+        log.info("round finished", round=number, result=result, state_hash=state_hash[:16])
+
+    def _included(self, number: int, certified: Certified | None) -> bool | None:
+        sealed = self._node.journal.memory.sealed
+        if sealed is None or sealed.round != number:
+            return None
+        return certified is not None and certified.body.lists(self._node.hotkey.hotkey)
+
+    async def look_up_standing(self, number: int) -> None:
+        """Where the chain saw us when the round began."""
+        node = self._node
+        view = await node.agreement.view(node.spec.timing.start(number))
+        neuron = view.neuron(node.hotkey.hotkey)
+        if neuron is not None:
+            node.board.update(uid=neuron.uid, weight=neuron.incentive / 65535)
+            node.metrics.weight.set(neuron.incentive / 65535)
+
+    def show(self, state: State, draining: bool) -> None:
+        node = self._node
+        behind = max(0, state.timing.last_decided(state.head) - state.round)
+        node.metrics.rounds_behind.set(behind)
+        node.metrics.round_number.set(state.round)
+        node.board.update(
+            state=_name(state, behind, draining),
+            round=state.round,
+            phase="" if state.phase is Phase.WAITING else str(state.phase),
+            block=state.head,
+            next_deadline_block=_next_deadline(state),
+            state_hash=node.journal.memory.state_hash,
+            engine=node.engine.state,
+        )
+
+
+def _name(state: State, behind: int, draining: bool) -> str:
+    if draining:
+        return "draining"
+    if state.phase is Phase.SYNCING:
+        return "syncing"
+    if state.paused:
+        return "paused"
+    if behind:
+        return "behind"
+    return "waiting" if state.head < state.timing.start_block else "running"
+
+
+def _next_deadline(state: State) -> int:
+    timing, r = state.timing, state.round
+    points = (timing.start(r), timing.seal(r), timing.commit(r), timing.serve(r), timing.vote(r))
+    return next((p for p in points if p > state.head), timing.start(r + 1))

@@ -1,0 +1,211 @@
+"""The core loop: feeds events into the round machine and carries out the effects it asks for.
+
+Every effect runs in its own task and answers with an event. Whatever goes wrong outside our code (engine, disk,
+peers, chain) ends in `Lost`: the machine then orders a catch-up from the last committed state.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
+
+import structlog
+import trio
+
+from covenantd import catchup, gather, miner, round
+from covenantd.certifier import Certifier
+from covenantd.chronicle import Chronicle
+from covenantd.engine import EngineRefused
+from covenantd.errors import EngineError
+from covenantd.gather import Certified
+from covenantd.node import Desynced, Node
+from covenantd.roster import BadRoster, Vote
+from covenantd.round import Effect, Event, Phase, State
+from covenantd.scores import Scores
+from p2p.errors import P2pError
+
+log = structlog.get_logger("covenantd.coordinator")
+OUTSIDE_ERRORS = (EngineError, EngineRefused, Desynced, BadRoster, P2pError, OSError)
+
+
+def outside_cause(error: Exception) -> Exception:
+    """The first cause, if everything that went wrong lies outside our code; our own bugs are raised again."""
+    leaves = list(_leaves(error))
+    if all(isinstance(leaf, OUTSIDE_ERRORS) for leaf in leaves):
+        return leaves[0]
+    raise error
+
+
+def _leaves(error: BaseException) -> Iterator[Exception]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield cast(Exception, error)
+
+
+class Coordinator:
+    """Owns the round state. `run` returns when draining is done."""
+
+    def __init__(self, node: Node, certifier: Certifier | None, scores: Scores | None) -> None:
+        self._node = node
+        self._certifier = certifier
+        self._scores = scores
+        self._state = State(node.spec.timing, trains=not node.validates, round=node.journal.memory.round)
+        self._send, self._events = trio.open_memory_channel[Event](64)
+        self._vote: Vote | None = None
+        self._gathered: tuple[Certified, tuple[Any, ...]] | None = None
+        self._draining = False
+        self._failures = 0
+        self._chronicle = Chronicle(node)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_chain)
+            await self._node.heads.reached(1)
+            self._begin(nursery, (round.CatchUp(self._state.timing.last_decided(self._node.heads.number)),))
+            async for event in self._events:
+                self._transition(nursery, event)
+                if self._draining and self._state.phase is Phase.WAITING:
+                    break
+            nursery.cancel_scope.cancel()
+
+    async def pause(self, paused: bool) -> None:
+        await self._send.send(round.Pause(paused))
+
+    async def drain(self) -> None:
+        """Finish the round in work, start no other, then let `run` return."""
+        self._draining = True
+        await self._send.send(round.Pause(True))
+
+    async def lost(self) -> None:
+        await self._send.send(round.Lost())
+
+    async def _follow_chain(self) -> None:
+        async for block in self._node.chain.heads():
+            self._node.heads.see(block)
+            self._node.metrics.chain_block.set(block.number)
+            await self._send.send(round.Head(block.number))
+
+    def _transition(self, nursery: trio.Nursery, event: Event) -> None:
+        before = self._state
+        self._state, effects = round.step(before, event)
+        if self._state.phase is not before.phase:
+            self._chronicle.phase_ended(before.phase)
+        self._chronicle.show(self._state, self._draining)
+        self._begin(nursery, effects)
+
+    def _begin(self, nursery: trio.Nursery, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            nursery.start_soon(self._execute, effect)
+
+    async def _execute(self, effect: Effect) -> None:
+        try:
+            event = await self._carry_out(effect)
+        except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
+            event = self._failed(effect, outside_cause(error))
+        if event is not None:
+            await self._send.send(event)
+
+    def _failed(self, effect: Effect, error: Exception) -> Event:
+        log.error("round work failed", effect=type(effect).__name__, round=self._state.round, error=str(error))
+        self._node.board.update(last_error=f"{type(effect).__name__}: {error}")
+        return round.Lost()
+
+    async def _carry_out(self, effect: Effect) -> Event | None:
+        handler: Callable[[Any], Awaitable[Event | None]] = self._handlers[type(effect)].__get__(self)
+        return await handler(effect)
+
+    # Effects
+
+    async def _train(self, effect: round.Train) -> Event:
+        steps = await miner.train(self._node, effect.round)
+        self._chronicle.inner_steps = steps
+        return round.Trained(effect.round, steps)
+
+    async def _stop_training(self, effect: round.StopTraining) -> None:
+        await self._node.engine.stop_training()
+
+    async def _seal(self, effect: round.Seal) -> Event:
+        sealed = await miner.seal(self._node, effect.round, effect.inner_steps, effect.in_time)
+        return round.Sealed(effect.round, sealed)
+
+    async def _commit(self, effect: round.Commit) -> None:
+        await miner.commit(self._node, effect.round)
+
+    async def _open(self, effect: round.Open) -> None:
+        sealed = self._node.journal.memory.sealed
+        if sealed is not None:
+            self._node.exchange.release(sealed.blob_id)
+        if self._certifier is not None:
+            await self._certifier.certify(effect.round)
+        else:
+            await gather.prefetch(self._node, effect.round)
+
+    async def _read_votes(self, effect: round.ReadVotes) -> Event:
+        self._vote = await self._node.agreement.decision(effect.round)
+        memory = self._node.journal.memory
+        if self._vote is not None and self._vote.state_hash != memory.state_hash:
+            raise Desynced(f"our θ is {memory.state_hash[:16]}, the certified one {self._vote.state_hash[:16]}")
+        return round.Decided(effect.round, self._vote is not None)
+
+    async def _gather(self, effect: round.Gather) -> Event | None:
+        """Until the next round is decided too: then a replay or a newer state is the way forward."""
+        assert self._vote is not None
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                next_vote = self._state.timing.vote(effect.round + 1)
+                nursery.start_soon(self._node.heads.cancel_at, next_vote, scope)
+                certified = await gather.certified_roster(self._node, self._vote.digest, effect.round)
+                paths = await gather.contributions(self._node, certified.body)
+                self._gathered = certified, paths
+                nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            log.warning("round not complete before the next was decided", round=effect.round)
+            return round.Lost()
+        return round.Gathered(effect.round)
+
+    async def _outer_step(self, effect: round.OuterStep) -> Event:
+        certified, paths = self._gathered if effect.certified and self._gathered else (None, ())
+        advanced = await catchup.advance(self._node, certified, paths)
+        self._node.metrics.error_feedback_norm.set(advanced.error_feedback_norm)
+        if self._scores is not None:
+            await self._chronicle.evaluate()
+        self._chronicle.round_finished(effect.round, certified, advanced.state_hash)
+        await self._chronicle.look_up_standing(effect.round)
+        if self._scores is not None:
+            await self._scores.set_weights()
+        return round.Advanced(effect.round + 1)
+
+    async def _catch_up(self, effect: round.CatchUp) -> Event:
+        while True:
+            try:
+                loaded = await catchup.catch_up(self._node, effect.through)
+                break
+            except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
+                await self._wait_after(outside_cause(error))
+        self._failures = 0
+        if self._scores is not None:
+            await self._chronicle.evaluate()
+        return round.Ready(self._node.journal.memory.round, loaded.trained_round)
+
+    _handlers: dict[type[Any], Any] = {
+        round.Train: _train,
+        round.StopTraining: _stop_training,
+        round.Seal: _seal,
+        round.Commit: _commit,
+        round.Open: _open,
+        round.ReadVotes: _read_votes,
+        round.Gather: _gather,
+        round.OuterStep: _outer_step,
+        round.CatchUp: _catch_up,
+    }
+
+    async def _wait_after(self, error: Exception) -> None:
+        self._failures += 1
+        seconds = min(0.5 * 2**self._failures, 30.0)
+        log.error("catch-up failed, trying again", error=str(error), retry_seconds=seconds)
+        self._node.board.update(last_error=str(error))
+        await trio.sleep(seconds)

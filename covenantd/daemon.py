@@ -1,0 +1,254 @@
+"""The composition root: the only place that builds adapters and wires them together.
+
+A miner or validator is a p2pd, a DHT node, an exchange, an engine and a coordinator. A bootstrap peer is the first
+three alone: it introduces peers to each other and serves the blobs it holds.
+"""
+
+import fcntl
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import structlog
+import trio
+
+from covenantd import __version__, logs, runspec
+from covenantd.addresses import multiaddr_host_port
+from covenantd.agreement import Agreement, persistently
+from covenantd.board import StatusBoard
+from covenantd.certifier import Certifier
+from covenantd.chain.keys import Hotkey, load_hotkey, verify
+from covenantd.chain.ledger.client import LedgerChain
+from covenantd.config import Config
+from covenantd.coordinator import Coordinator
+from covenantd.engine import EngineSettings, EngineSlot
+from covenantd.enrol import publish_identity
+from covenantd.errors import EXIT_OK, ConfigError, PermissionRefused, TryAgain
+from covenantd.heads import Heads
+from covenantd.health import Health
+from covenantd.journal import Journal
+from covenantd.metrics import Metrics
+from covenantd.node import Node
+from covenantd.operate import Operations, operate
+from covenantd.runspec import RunSpec
+from covenantd.scores import Scores
+from covenantd.status import Status
+from p2p._p2pd import P2pdSettings, open_p2pd
+from p2p.blobs import BlobStore
+from p2p.dht import open_dht
+from p2p.errors import BlobError, IdentityError, PortInUse, TransportDied
+from p2p.exchange import Exchange
+from p2p.identity import ensure_identity
+from p2p.published import place_by_signature
+from p2p.swarm import Swarm, SwarmSettings
+
+log = structlog.get_logger("covenantd.daemon")
+
+
+def main(config: Config) -> int:
+    """Run until a signal, a drain or an error. Raises CovenantError with the exit code that fits."""
+    logs.configure(config.node.log_level, config.node.log_format)
+    try:
+        return trio.run(_main, config)
+    except* (PortInUse, IdentityError) as group:
+        raise ConfigError(str(_first(group))) from None
+    except* (TransportDied, BlobError) as group:
+        raise TryAgain(str(_first(group))) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _main(config: Config) -> int:
+    spec = runspec.read(config.run.spec, verify)
+    hotkey = load_hotkey(config.identity.hotkey)
+    _make_directories(config)
+    with _only_one(config.node.state_directory):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_until_signal, nursery.cancel_scope)
+            await _run(config, spec, hotkey)
+            nursery.cancel_scope.cancel()
+    return EXIT_OK
+
+
+async def _until_signal(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+
+
+def _make_directories(config: Config) -> None:
+    try:
+        for directory in (config.node.state_directory, config.node.runtime_directory):
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for name in ("engine", "staging"):
+            (config.node.state_directory / name).mkdir(mode=0o700, exist_ok=True)
+    except PermissionError as error:
+        raise PermissionRefused(f"{error.filename}: not ours to make; run as its owner or change [node]") from error
+
+
+@contextmanager
+def _only_one(state_directory: Path) -> Iterator[IO[bytes]]:
+    """Two daemons on one state directory would undo each other's work."""
+    with (state_directory / "lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{state_directory}: another covenantd works here; stop it first") from error
+        yield lock
+
+
+async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
+    metrics, health = Metrics(), Health()
+    blobs = BlobStore(config.node.state_directory / "blobs")
+    await trio.to_thread.run_sync(_adopt_seed, config.run.seed, blobs, spec)
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(open_p2pd(_p2pd_settings(config)))
+        records = await stack.enter_async_context(open_dht(transport, place_by_signature(spec.run_id, verify)))
+        swarm = Swarm(
+            transport,
+            records,
+            hotkey,
+            verify,
+            SwarmSettings(spec.run_id, config.node.role, config.network.bootstrap),
+            on_rejected=lambda reason: metrics.limit_rejections.labels(f"record-{reason}").inc(),
+        )
+        exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
+        exchange.on_bytes = lambda way, peer, count: metrics.add_network_bytes(
+            "sent" if way == "out" else "received", "contribution", count
+        )
+        board = StatusBoard(_first_status(config, spec, hotkey, swarm))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        operations = Operations(config, board, metrics, health, swarm, exchange)
+        if config.node.role == "bootstrap":
+            await exchange.start()
+            await nursery.start(swarm.run)
+            await operate(operations, {}, None)
+        else:
+            node = _compose(config, spec, hotkey, swarm, exchange, blobs, board, metrics)
+            await _work(nursery, node, operations)
+        nursery.cancel_scope.cancel()
+
+
+def _compose(
+    config: Config,
+    spec: RunSpec,
+    hotkey: Hotkey,
+    swarm: Swarm,
+    exchange: Exchange,
+    blobs: BlobStore,
+    board: StatusBoard,
+    metrics: Metrics,
+) -> Node:
+    state = config.node.state_directory
+    chain = LedgerChain(config.chain.endpoint, spec.chain.netuid, hotkey)
+    engine = EngineSettings(
+        socket=config.node.runtime_directory / "engine.sock",
+        allow_faults=config.testing.faults,
+        log_file=state / "engine.log",
+    )
+    return Node(
+        config=config,
+        spec=spec,
+        hotkey=hotkey,
+        chain=chain,
+        agreement=Agreement(chain, spec),
+        swarm=swarm,
+        exchange=exchange,
+        blobs=blobs,
+        engine=EngineSlot(engine),
+        journal=Journal(state / "journal.json", spec.run_id, spec.genesis_state),
+        heads=Heads(),
+        board=board,
+        metrics=metrics,
+        staging=state / "staging",
+    )
+
+
+async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> None:
+    sealed = node.journal.memory.sealed
+    if sealed is not None and sealed.round >= node.journal.memory.round:
+        node.exchange.withhold(sealed.blob_id)  # commits of its round may still be open
+    await node.exchange.start()
+    await nursery.start(node.swarm.run)
+    nursery.start_soon(node.engine.run)
+    scores = Scores(node, node.config.node.state_directory / "scores.json") if node.validates else None
+    certifier = Certifier(node, scores) if scores else None
+    if certifier is not None:
+        await certifier.serve()
+    coordinator = Coordinator(node, certifier, scores)
+    orders: dict[str, Callable[[], Awaitable[None]]] = {
+        "pause": lambda: coordinator.pause(True),
+        "resume": lambda: coordinator.pause(False),
+        "drain": coordinator.drain,
+    }
+    async with trio.open_nursery() as inner:
+        inner.start_soon(operate, operations, orders, node)
+        await _check_chain(node)
+        inner.start_soon(publish_identity, node)
+        await coordinator.run()
+        log.info("drained", round=node.journal.memory.round)
+        inner.cancel_scope.cancel()
+
+
+async def _check_chain(node: Node) -> None:
+    """Raises ConfigError when this is not the chain the run was made for."""
+    origin = await persistently(lambda: node.chain.block(0), "block 0")
+    if origin.hash != node.spec.chain.genesis:
+        raise ConfigError(
+            f"chain {node.config.chain.endpoint} begins with block {origin.hash[:16]}, the run spec wants "
+            f"{node.spec.chain.genesis[:16]}: set [chain] endpoint to the run's chain"
+        )
+
+
+def _adopt_seed(seed: Path, blobs: BlobStore, spec: RunSpec) -> None:
+    """Whoever made the run has its first blobs at hand; everybody else fetches them."""
+    if not seed.is_dir():
+        return
+    store = BlobStore(seed)
+    dataset = spec.dataset
+    for blob_id in (dataset.tokenizer, *dataset.train_shards, dataset.heldout_shard, spec.genesis_state):
+        path = store.path(blob_id)
+        if path is None:
+            raise ConfigError(
+                f"[run] seed {seed}: blob {blob_id[:16]} of the run is missing; make it by `covenantd plan`"
+            )
+        if blobs.path(blob_id) is None:
+            blobs.adopt(path, spec.piece_bytes, keep=True)
+
+
+def _p2pd_settings(config: Config) -> P2pdSettings:
+    host, port = multiaddr_host_port(config.network.listen)
+    identity = config.node.state_directory / "p2p-identity.key"
+    ensure_identity(identity)
+    return P2pdSettings(
+        identity=identity,
+        listen_host=host,
+        listen_port=port,
+        announce=config.network.announce,
+        runtime_directory=config.node.runtime_directory,
+    )
+
+
+def _first_status(config: Config, spec: RunSpec, hotkey: Hotkey, swarm: Swarm) -> Status:
+    return Status(
+        role=config.node.role,
+        hotkey=hotkey.hotkey,
+        peer_id=swarm.peer_id,
+        addresses=swarm.transport.addresses,
+        run_id=spec.run_id,
+        run_name=spec.name,
+        version=__version__,
+        started_at=time.time(),
+    )

@@ -1,0 +1,45 @@
+"""Tells the chain who we are: field 0 of our commitment, published once and whenever it changes."""
+
+import structlog
+import trio
+
+from covenantd.agreement import persistently
+from covenantd.errors import ChainError, ChainRefused
+from covenantd.node import Node
+
+log = structlog.get_logger("covenantd.enrol")
+_RETRY_SECONDS = 5.0
+
+
+async def publish_identity(node: Node) -> None:
+    """Until the chain has it. A certifier enrols by this: it counts from the first round that starts later."""
+    while True:
+        try:
+            if await _published(node):
+                return
+        except ChainRefused as error:
+            node.board.update(last_error=f"the chain refused our commitment: {error}")
+            log.warning("identity not published", error=str(error), hotkey=node.hotkey.hotkey)
+        except ChainError as error:
+            log.warning("identity not published yet", error=str(error))
+        await trio.sleep(_RETRY_SECONDS)
+
+
+async def _published(node: Node) -> bool:
+    """A write replaces both fields, so a vote that is there is written again with the new identity."""
+    head = await persistently(lambda: node.chain.block(), "head")
+    metagraph = await node.chain.metagraph(head.number)
+    if metagraph.neuron(node.hotkey.hotkey) is None:
+        node.board.update(
+            last_error="hotkey is not registered on the subnet: register it, e.g. `covenantd ledger register`"
+        )
+        log.warning("hotkey not registered", hotkey=node.hotkey.hotkey, netuid=metagraph.netuid)
+        return False
+    identity = node.identity().encode()
+    commitment = metagraph.commitments.get(node.hotkey.hotkey)
+    if commitment is not None and commitment.fields and commitment.fields[0] == identity:
+        return True
+    votes = commitment.fields[1:] if commitment is not None else ()
+    block = await node.chain.publish_commitment([identity, *votes])
+    log.info("identity published", block=block)
+    return True

@@ -1,0 +1,164 @@
+"""A miner's half of a round: train, seal, commit."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from covenantd import commits
+from covenantd.chain.keys import verify
+from covenantd.commits import Commit
+from covenantd.journal import SealedContribution
+from covenantd.node import Desynced, Node
+from model import messages
+from p2p import records
+from p2p.errors import P2pError, ProtocolViolation, RecordRejected
+from p2p.wire import Fields
+
+log = structlog.get_logger("covenantd.miner")
+_RETRY_SECONDS = 0.5
+_MIRROR_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Receipt:
+    hotkey: str
+    signed: bytes
+
+
+async def train(node: Node, round: int) -> int:
+    """Train from θ_round on the round's assignment; returns the inner steps done. Raises Desynced."""
+    await check_state(node)
+    key = await node.assignment_key(node.hotkey.hotkey, round)
+    node.board.update(inner_step=0, inner_steps=node.spec.inner_steps)
+    order = messages.Train(round, key, node.spec.inner_steps)
+    trained = await node.engine.order(order, messages.Trained, lambda p: _show(node, p))
+    node.metrics.inner_steps.inc(trained.inner_steps)
+    node.metrics.tokens.inc(trained.tokens)
+    node.metrics.nonfinite_steps.inc(trained.nonfinite_steps)
+    if math.isfinite(trained.loss):
+        node.metrics.loss.labels(split="train").set(trained.loss)
+        node.board.update(loss=trained.loss)
+    log.info("trained", round=round, inner_steps=trained.inner_steps, loss=shown(trained.loss))
+    return trained.inner_steps
+
+
+async def check_state(node: Node) -> None:
+    """θ in memory must still be the θ that was committed: a flipped bit is found before it is trained on."""
+    hashed = await node.engine.order(messages.Hash(), messages.Hashed)
+    if hashed.state_hash != node.journal.memory.state_hash:
+        raise Desynced(f"θ in memory hashes to {hashed.state_hash[:16]}, not {node.journal.memory.state_hash[:16]}")
+
+
+def _show(node: Node, progress: messages.Progress) -> None:
+    node.board.update(inner_step=progress.inner_step, loss=progress.loss, tokens_per_second=progress.tokens_per_second)
+    node.metrics.learning_rate.set(progress.learning_rate)
+    node.metrics.gradient_norm.set(progress.gradient_norm)
+
+
+async def seal(node: Node, round: int, inner_steps: int, in_time: bool) -> bool:
+    """Δ goes into the error feedback; in time and with enough steps, a contribution is written too."""
+    contributes = in_time and inner_steps >= node.spec.min_inner_steps
+    path = node.staging / f"contribution-{round}" if contributes else None
+    base = node.journal.memory.state_hash
+    order = messages.Seal(round, base, node.hotkey.public_key_hex, str(path) if path else None)
+    sealed = await node.engine.order(order, messages.Sealed)
+    node.metrics.error_feedback_norm.set(sealed.error_feedback_norm)
+    if path is None:
+        log.info("round trained but not sealed", round=round, inner_steps=inner_steps, in_time=in_time)
+        return False
+    blob_id = await node.exchange.adopt(path, node.spec.piece_bytes, withheld=True)
+    node.journal.update(sealed=SealedContribution(round, blob_id, sealed.bytes, inner_steps, base))
+    node.metrics.contribution_bytes.labels(stage="encoded").set(sealed.bytes)
+    return True
+
+
+async def commit(node: Node, round: int) -> None:
+    """Push the signed commit to every certifier until C_r, collect receipts, mirror both in the DHT."""
+    sealed = node.journal.memory.sealed
+    if sealed is None or sealed.round != round:
+        return
+    node.exchange.withhold(sealed.blob_id)
+    signed = _sign(node, sealed)
+    enrolled = await node.agreement.certifiers(round)
+    receipts: dict[str, Receipt] = {}
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.heads.cancel_at, node.spec.timing.commit(round) + 1, scope)
+            async with trio.open_nursery() as pushes:
+                for hotkey in enrolled:
+                    pushes.start_soon(_push, node, hotkey, signed, receipts)
+            scope.cancel()
+    await _mirror(node, round, signed, receipts)
+    stake = sum(enrolled[h] for h in receipts)
+    log.info("committed", round=round, receipts=len(receipts), certifiers=len(enrolled), stake=stake)
+
+
+def _sign(node: Node, sealed: SealedContribution) -> bytes:
+    body = Commit(
+        node.hotkey.hotkey,
+        node.swarm.peer_id,
+        sealed.round,
+        sealed.blob_id,
+        sealed.size,
+        sealed.base_state_hash,
+        sealed.inner_steps,
+    ).body()
+    return records.sign(
+        node.hotkey,
+        run_id=node.spec.run_id,
+        kind=commits.COMMIT,
+        round=sealed.round,
+        peer_id=node.swarm.peer_id,
+        body=body,
+        issued_at=time.time(),
+    )
+
+
+async def _push(node: Node, certifier: str, signed: bytes, receipts: dict[str, Receipt]) -> None:
+    """Until this certifier answers: a receipt, or a no that is final."""
+    tries = 0
+    while True:
+        await trio.sleep(_RETRY_SECONDS if tries else 0)
+        tries += 1
+        peer = node.swarm.by_hotkey(certifier)
+        if peer is not None:
+            try:
+                answer = Fields(
+                    await node.swarm.ask(peer.peer_id, node.spec.protocol(commits.COMMIT), {"commit": signed})
+                )
+                if answer.has("refused"):
+                    reason = answer.text("refused", 64)
+                    log.warning("commit refused", certifier=certifier, reason=reason)
+                    if reason != commits.EARLY:  # the certifier may still be finishing the round before
+                        return
+                    continue
+                receipts[certifier] = _receipt(node, certifier, signed, answer.raw("receipt", max_bytes=4096))
+                return
+            except (P2pError, ProtocolViolation) as error:
+                log.info("commit not delivered yet", certifier=certifier, error=str(error))
+
+
+def _receipt(node: Node, certifier: str, signed: bytes, data: bytes) -> Receipt:
+    """Raises RecordRejected unless the certifier signed that it saw this very commit in time."""
+    record = records.open_record(data, verify, run_id=node.spec.run_id, kind=commits.RECEIPT, hotkey=certifier)
+    fields = record.fields()
+    if fields.text("commit", 64) != commits.digest(signed):
+        raise RecordRejected("malformed", "a receipt for another commit")
+    return Receipt(certifier, data)
+
+
+async def _mirror(node: Node, round: int, signed: bytes, receipts: dict[str, Receipt]) -> None:
+    proofs = [r.signed for r in list(receipts.values())[: commits.MAX_RECEIPTS]]
+    timing = node.spec.timing
+    lifetime_seconds = max(60.0, _MIRROR_ROUNDS * timing.blocks_per_round * timing.block_seconds)
+    try:
+        await node.swarm.publish(commits.COMMITTED, round, {"commit": signed, "receipts": proofs}, lifetime_seconds)
+    except P2pError as error:
+        log.warning("commit not mirrored in the DHT", error=str(error))
+
+
+def shown(value: float) -> float:
+    return float(f"{value:.4g}") if math.isfinite(value) else value

@@ -1,0 +1,135 @@
+"""What an operator sees and steers while the daemon works: control socket, HTTP, systemd, status."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from covenantd.board import StatusBoard
+from covenantd.config import Config
+from covenantd.control import Verb, serve_control
+from covenantd.controlverbs import standard_verbs
+from covenantd.health import Health, Heartbeat
+from covenantd.http import serve_http, standard_routes
+from covenantd.metrics import Metrics
+from covenantd.node import Node
+from covenantd.sdnotify import Notifier
+from covenantd.status import PeerStatus
+from model import messages
+from p2p.exchange import Exchange
+from p2p.swarm import Swarm
+
+_PULSE_SECONDS = 0.5
+_LOOP_LIMIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The parts that show themselves to the operator, whatever the role."""
+
+    config: Config
+    board: StatusBoard
+    metrics: Metrics
+    health: Health
+    swarm: Swarm
+    exchange: Exchange
+
+
+async def operate(
+    operations: Operations, orders: Mapping[str, Callable[[], Awaitable[None]]], node: Node | None
+) -> None:
+    """Serve until cancelled."""
+    notifier = Notifier()
+    verbs = standard_verbs(operations.board, orders)
+    if node is not None and operations.config.testing.faults:
+        verbs["flip"] = Verb(lambda args: _flip(node), writes=True)
+    heartbeat = Heartbeat(_LOOP_LIMIT_SECONDS, trio.current_time)
+    operations.health.add("event-loop", heartbeat.probe, live=True)
+    operations.health.add("peers", lambda: None if operations.swarm.peers() else "no peer connected")
+    if node is not None:
+        operations.health.add("engine", lambda: None if node.engine.state == "ready" else f"engine {node.engine.state}")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, operations.config.control_socket, verbs)
+        await nursery.start(_serve_http, operations)
+        nursery.start_soon(notifier.watchdog, operations.health.alive)
+        notifier.ready(_line(operations))
+        try:
+            await _pulse(operations, node, heartbeat, notifier)
+        finally:
+            notifier.stopping()
+
+
+async def _serve_http(operations: Operations, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    listen = operations.config.http.listen
+    if not listen:
+        task_status.started()
+        return
+    routes = standard_routes(operations.metrics, operations.health)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(serve_http, listen, routes)
+        operations.board.update(http_address=address)
+        task_status.started()
+
+
+async def _pulse(operations: Operations, node: Node | None, heartbeat: Heartbeat, notifier: Notifier) -> None:
+    """Twice a second: what is read rather than told."""
+    said = ""
+    while True:
+        heartbeat.beat()
+        _show_peers(operations)
+        if node is not None:
+            operations.board.update(engine=node.engine.state)
+        line = _line(operations)
+        if line != said:
+            notifier.status(line)
+            said = line
+        asked = trio.current_time()
+        await trio.sleep(_PULSE_SECONDS)
+        operations.metrics.loop_lag.observe(max(0.0, trio.current_time() - asked - _PULSE_SECONDS))
+
+
+def _show_peers(operations: Operations) -> None:
+    exchange, peers = operations.exchange, operations.swarm.peers()
+    operations.board.update(
+        peers=tuple(
+            PeerStatus(
+                hotkey=peer.hotkey,
+                peer_id=peer.peer_id,
+                role=peer.role,
+                addresses=peer.addresses,
+                connected=peer.connected,
+                sent_bytes=exchange.sent_bytes[peer.peer_id],
+                received_bytes=exchange.received_bytes[peer.peer_id],
+            )
+            for peer in peers
+        ),
+        sent_bytes=sum(exchange.sent_bytes.values()),
+        received_bytes=sum(exchange.received_bytes.values()),
+        addresses=operations.swarm.transport.addresses,
+    )
+    operations.metrics.peers.labels("known").set(len(peers))
+    operations.metrics.peers.labels("connected").set(sum(peer.connected for peer in peers))
+    operations.metrics.set_state(operations.board.status.state)
+
+
+def _line(operations: Operations) -> str:
+    """One line for `systemctl status`."""
+    status = operations.board.status
+    parts = [status.role, status.state]
+    parts += [f"round {status.round}"] if status.round is not None else []
+    parts += [status.phase] if status.phase else []
+    parts += [f"{status.connected_peers} peers"]
+    parts += [f"loss {status.loss:.3f}"] if status.loss is not None else []
+    return ", ".join(parts)
+
+
+async def _flip(node: Node) -> object:
+    """Test-only: flip one bit of θ, in the engine's memory and in the file on disk."""
+    path = node.blobs.path(node.journal.memory.state_hash)
+    await node.engine.order(messages.FlipBit(0, 0), messages.Flipped)
+    if path is not None:
+        data = bytearray(await trio.Path(path).read_bytes())
+        data[0] ^= 1
+        await trio.Path(path).chmod(0o600)
+        await trio.Path(path).write_bytes(data)
+    return {"flipped": True}

@@ -1,0 +1,217 @@
+"""`covenantd plan`: everything a new run needs, in one directory: run spec, tokenizer, tokens and θ_0 as blobs.
+
+One inner step is measured here, on this machine, so that the run spec's H and deadlines leave every round a factor
+of two: slow machines get fewer steps, not void rounds.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from covenantd import runspec
+from covenantd.chain.keys import create_hotkey, load_hotkey
+from covenantd.chain.ledger.client import LedgerChain
+from covenantd.errors import EXIT_OK, ConfigError, CovenantError
+from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring, Timing
+from model.config import CompressionConfig, InnerConfig, ModelConfig
+from p2p.blobs import BlobStore
+from p2p.child import Child
+
+BLOBS, SPEC = "blobs", "run.json"
+_GENESIS_SECONDS = 3600.0
+_STATE_ALLOWANCE_BYTES = 1 << 20
+_FULL_ROUND_STEPS = 30
+_TRAIN_SECONDS = 5.0  # what a round's training window aims at on a small machine
+_MARGIN = 2.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What shares a machine, to guess how much slower a step gets than the one measured alone."""
+
+    miners: int
+    validators: int
+    cores: int
+
+    @property
+    def contention(self) -> float:
+        return max(1.0, 1.3 * (self.miners + self.validators) / self.cores)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of each part of a round, and the inner steps that fit."""
+
+    inner_steps: int
+    train_seconds: float
+    commit_seconds: float
+    certify_seconds: float
+    step_seconds: float
+
+
+def pace(inner_step_seconds: float, load: Load, scoring: Scoring, batch_sequences: int) -> Pace:
+    """`inner_step_seconds`: one step measured alone on one thread. A forward pass is about a third of a step."""
+    step = inner_step_seconds * load.contention
+    train = max(_TRAIN_SECONDS, _MARGIN * step)
+    steps = max(1, min(_FULL_ROUND_STEPS, int(train / (_MARGIN * step))))
+    forward_passes = 3 * load.miners * math.ceil(scoring.sequences / batch_sequences)
+    certify = max(4.0, _MARGIN * (1.0 + forward_passes * step / 3))
+    return Pace(steps, train, max(2.0, 4 * step), certify, max(2.0, 20 * step))
+
+
+def timing(pace: Pace, start_block: int, block_seconds: float) -> Timing:
+    def blocks(seconds: float) -> int:
+        return max(1, math.ceil(seconds / block_seconds))
+
+    seal = blocks(pace.train_seconds)
+    commit = seal + blocks(pace.commit_seconds)
+    vote = commit + 1 + blocks(pace.certify_seconds)
+    return Timing(
+        start_block=start_block,
+        blocks_per_round=vote + blocks(pace.step_seconds),
+        seal_blocks=seal,
+        commit_blocks=commit,
+        vote_blocks=vote,
+        block_seconds=block_seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Genesis:
+    """What `model.genesis` made: see there. Paths are relative to `directory`."""
+
+    directory: Path
+    data: dict[str, Any]
+
+    @property
+    def inner_step_seconds(self) -> float:
+        return float(self.data["inner_step_seconds"])
+
+
+async def genesis(directory: Path, preset: str, seed: int, on_line: Callable[[str], None]) -> Genesis:
+    """Run `model.genesis` as a process of its own (it needs torch). Raises CovenantError with its last words."""
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-u", "-m", "model.genesis", "--preset", preset, "--out", str(directory)]
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        child = Child([*command, "--seed", str(seed)], output=write_end)
+    finally:
+        os.close(write_end)
+    last = ""
+    try:
+        with trio.fail_after(_GENESIS_SECONDS):
+            async with trio.lowlevel.FdStream(read_end) as stream:
+                pending = b""
+                async for chunk in stream:
+                    *lines, pending = (pending + chunk).split(b"\n")
+                    for line in lines:
+                        last = line.decode(errors="replace")
+                        on_line(last)
+            returncode = await child.wait()
+    finally:
+        await child.stop(grace_seconds=0)
+    if returncode != 0:
+        raise CovenantError(f"making the run's model and data failed ({returncode}): {last}")
+    return Genesis(directory, json.loads(last))
+
+
+def adopt(made: Genesis, store: BlobStore, piece_bytes: int) -> tuple[Dataset, str]:
+    """Turn the files into blobs; returns the dataset and θ_0's blob id, which is its state hash."""
+    data = made.data
+
+    def blob(name: str) -> str:
+        return store.adopt(made.directory / name, piece_bytes)
+
+    sizes = [(made.directory / name).stat().st_size for name in (*data["train_shards"], data["theta"])]
+    dataset = Dataset(
+        tokenizer=blob(data["tokenizer"]),
+        train_shards=tuple(blob(name) for name in data["train_shards"]),
+        heldout_shard=blob(data["heldout_shard"]),
+        max_blob_bytes=max(sizes) + _STATE_ALLOWANCE_BYTES,
+    )
+    return dataset, blob(data["theta"])
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the owner of a new run chooses."""
+
+    name: str
+    piece_bytes: int
+    alpha: float
+    roster_size: int
+    netuid: int
+
+
+def compose(
+    made: Genesis, blobs: tuple[Dataset, str], chosen: Wishes, paced: Pace, when: Timing, chain_genesis: str
+) -> RunSpec:
+    dataset, theta = blobs
+    inner = InnerConfig(warmup_steps=2 * paced.inner_steps)
+    return RunSpec(
+        name=chosen.name,
+        model=ModelConfig(**made.data["model"]),
+        inner=inner,
+        compression=CompressionConfig(),
+        piece_bytes=chosen.piece_bytes,
+        genesis_state=theta,
+        dataset=dataset,
+        inner_steps=paced.inner_steps,
+        min_inner_steps=1,
+        alpha=chosen.alpha,
+        roster_size=chosen.roster_size,
+        snapshot_rounds=1,
+        timing=when,
+        scoring=Scoring(),
+        chain=ChainSpec(netuid=chosen.netuid, genesis=chain_genesis),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", type=Path, required=True, help="where run.json and the blobs go")
+    parser.add_argument("--chain", required=True, metavar="ENDPOINT", help="the ledger, e.g. tcp://10.0.0.1:9945")
+    parser.add_argument("--owner", type=Path, help="hotkey file that signs the run spec; made if absent")
+    parser.add_argument("--name", default="covenant", help="the run's name")
+    parser.add_argument("--preset", default="nano", help="model preset")
+    parser.add_argument("--netuid", type=int, default=1)
+    parser.add_argument("--miners", type=int, default=4, help="miners expected at the start, all on machines like this")
+    parser.add_argument("--alpha", type=float, default=2.0, help="outer learning rate")
+    parser.add_argument("--roster-size", type=int, default=20)
+    parser.add_argument("--piece-bytes", type=int, default=64 << 10)
+    parser.add_argument("--block-seconds", type=float, default=1.0, help="as the ledger makes them")
+    parser.add_argument("--start-in-seconds", type=float, default=60.0, help="when round 0 begins, from now")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(args: argparse.Namespace) -> int:
+    return trio.run(_main, args)
+
+
+async def _main(args: argparse.Namespace) -> int:
+    if (args.dir / SPEC).exists():
+        raise ConfigError(f"{args.dir / SPEC} exists: a run is made once; choose another --dir")
+    args.dir.mkdir(parents=True, exist_ok=True)
+    owner_file = args.owner or args.dir / "owner-hotkey.json"
+    owner = load_hotkey(owner_file) if owner_file.exists() else create_hotkey(owner_file)
+    chain = LedgerChain(args.chain, args.netuid)
+    origin, head = await chain.block(0), await chain.block()
+    await chain.aclose()
+    made = await genesis(args.dir / "genesis", args.preset, args.seed, lambda line: print(line, file=sys.stderr))
+    blobs = adopt(made, BlobStore(args.dir / BLOBS), args.piece_bytes)
+    load = Load(miners=args.miners, validators=0, cores=max(1, args.miners))
+    paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)
+    when = timing(paced, head.number + math.ceil(args.start_in_seconds / args.block_seconds), args.block_seconds)
+    wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid)
+    spec = compose(made, blobs, wishes, paced, when, origin.hash)
+    runspec.write(args.dir / SPEC, spec, owner)
+    print(f"run {spec.run_id[:16]} in {args.dir / SPEC}: {paced.inner_steps} inner steps a round of "
+          f"{when.blocks_per_round * args.block_seconds:.0f} s, first round at block {when.start_block}")  # fmt: skip
+    return EXIT_OK

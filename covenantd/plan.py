@@ -98,7 +98,7 @@ class Genesis:
 
 async def genesis(directory: Path, preset: str, seed: int, on_line: Callable[[str], None]) -> Genesis:
     """Run `model.genesis` as a process of its own (it needs torch). Raises CovenantError with its last words."""
-    directory.mkdir(parents=True, exist_ok=True)
+    await trio.Path(directory).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", "-m", "model.genesis", "--preset", preset, "--out", str(directory)]
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:

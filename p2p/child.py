@@ -77,8 +77,8 @@ class Child:
                 with trio.move_on_after(grace_seconds):
                     await self.wait()
             self.send_signal(signal.SIGKILL)  # harmless once it is reaped
-            returncode = await self.wait()
-        return returncode
+            await self.wait()
+        return self._popen.wait()
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import trio
 
 from covenantd.chain.keys import Hotkey
 from covenantd.chain.ledger.client import LedgerChain
+from covenantd.errors import CovenantError
 
 START_SECONDS = 60
 T = TypeVar("T")
@@ -99,19 +100,19 @@ def _read_line(descriptor: int) -> bytes:
 async def included(chain: LedgerChain, write: Callable[[], Awaitable[T]]) -> T:
     """Run a write while making blocks until it is in one."""
     results: list[T] = []
-    errors: list[Exception] = []
+    refusals: list[CovenantError] = []
 
     async def run(scope: trio.CancelScope) -> None:
         try:
             results.append(await write())
-        except Exception as error:
-            errors.append(error)  # raised outside of the nursery, which would wrap it
+        except CovenantError as refusal:
+            refusals.append(refusal)  # raised outside of the nursery, which would wrap it
         scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, nursery.cancel_scope)
         while True:
             await chain.advance(1)
-    if errors:
-        raise errors[0]
+    if refusals:
+        raise refusals[0]
     return results[0]

@@ -137,17 +137,22 @@ def _read_private(path: Path) -> bytes:
         raise PermissionRefused(f"{path}: cannot read the key file: {error.strerror}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot open the key file: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)  # of what was opened, not of what the path names by now
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path}: the key file is not a regular file")
-        if status.st_mode & 0o077 and not _is_systemd_credential(path):
-            raise ConfigError(
-                f"{path}: others can read the key file (mode {status.st_mode & 0o777:04o}); chmod 600 {path}"
-            )
-        if status.st_size > MAX_KEY_FILE_BYTES:
-            raise ConfigError(f"{path}: {status.st_size} bytes is too long for a key file")
-        return file.read(MAX_KEY_FILE_BYTES)
+    try:
+        _require_private(path, os.fstat(descriptor))  # of what was opened, not of what the path names by now
+        return os.read(descriptor, MAX_KEY_FILE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: the key file is not a regular file")
+    if status.st_mode & 0o077 and not _is_systemd_credential(path):
+        raise ConfigError(
+            f"{path}: others can read the key file (mode {status.st_mode & 0o777:04o}); chmod 600 {path}"
+        )
+    if status.st_size > MAX_KEY_FILE_BYTES:
+        raise ConfigError(f"{path}: {status.st_size} bytes is too long for a key file")
 
 
 def _is_systemd_credential(path: Path) -> bool:

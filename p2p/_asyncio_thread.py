@@ -86,6 +86,7 @@ class AsyncioThread:
             self._in_loop(self._stop.set)
         with trio.move_on_after(_STOP_SECONDS, shield=True):
             await self._ended.wait()
+            self._thread.join(_STOP_SECONDS)  # that was its last act: this does not block
             return
         _log.warning("thread %s does not end; left behind", self._thread.name)
 

@@ -14,6 +14,7 @@ import importlib.metadata
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,8 +73,10 @@ def _load_light() -> ModuleType | None:
 def _stand_in(name: str, root: Path) -> ModuleType:
     module = ModuleType(name, "Stand-in made by p2p._hivemind.")
     module.__dict__.update(_STAND_INS[name])
+    spec = ModuleSpec(name, None, is_package=name in _PACKAGES)  # importlib.util.find_spec wants one
+    module.__spec__ = spec
     if name in _PACKAGES:
-        module.__path__ = [str(root / _PACKAGES[name])]
+        spec.submodule_search_locations = module.__path__ = [str(root / _PACKAGES[name])]
     return module
 
 

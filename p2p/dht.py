@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _EXPIRY_TOLERANCE_SECONDS = 1e-3  # of a float through two encodings
 _SHUTDOWN_SECONDS = 2.0
+_JOIN_BRIEFLY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,16 @@ class DhtSettings:
 class Dht:
     """A `RecordStore`; made by `open_dht`. Peers' clocks must agree within 3 s."""
 
-    def __init__(self, thread: AsyncioThread, node: HivemindNode, place: Place | None, settings: DhtSettings) -> None:
+    def __init__(
+        self,
+        thread: AsyncioThread,
+        node: HivemindNode,
+        transport: P2pdTransport,
+        place: Place | None,
+        settings: DhtSettings,
+    ) -> None:
         self._thread = thread
+        self._transport = transport
         self._node = node
         self._place = place
         self._settings = settings
@@ -75,22 +84,35 @@ class Dht:
             if placement is None or placement.key != key:
                 raise ValueError(f"a DHT value that does not belong under {key!r}, {subkey!r}")
             expires_at = placement.expires_at
+        await self._join_briefly()
         return await self._call(lambda: self._node.store(key, subkey, value, expires_at))
 
     async def fetch(self, key: str) -> dict[str, bytes]:
         """Subkey -> value, as the nodes asked know it. Raises TransportError."""
+        await self._join_briefly()
         return await self._call(lambda: self._node.fetch(key))
 
     async def size(self) -> int:
         """Other nodes we know."""
         return await self._call(self._node.size)
 
-    async def join(self, connected: tuple[PeerId, ...]) -> None:
+    async def keep_joining(self) -> None:
+        while True:
+            try:
+                await self.join()
+            except TransportDied:
+                return  # the transport's own context raises it
+            except TransportError as error:
+                _log.debug("joining the DHT: %s", error)
+            await trio.sleep(self._settings.join_seconds)
+
+    async def join(self) -> None:
         """Introduce ourselves to the connected peers we do not know as nodes.
 
         Peers that start at once form islands, each with a DHT of its own; that every peer keeps doing this
         with everybody it is connected to is what makes them one.
         """
+        connected = await self._transport.connected()
         now = trio.current_time()
         self._next_try = {peer: at for peer, at in self._next_try.items() if peer in connected}
         due = [peer for peer in connected if self._next_try.get(peer, -math.inf) <= now]
@@ -100,6 +122,11 @@ class Dht:
                 self._next_try[peer] = now + self._settings.retry_seconds
             met = await self._call(lambda: self._node.introduce(strangers))
             _log.debug("introduced to %d of %d peers", len(met), len(strangers))
+
+    async def _join_briefly(self) -> None:
+        """So that whom we met a moment ago takes part; a peer that is slow to answer takes part later."""
+        with trio.move_on_after(_JOIN_BRIEFLY_SECONDS):
+            await self.join()
 
     async def _call(self, start: Callable[[], Awaitable[_Result]]) -> _Result:
         try:
@@ -124,10 +151,10 @@ async def open_dht(
     accept = _accept(place, settings) if place is not None else None
     async with asyncio_thread("dht") as thread:
         node = await _start(thread, transport, accept, settings)
-        dht = Dht(thread, node, place, settings)
+        dht = Dht(thread, node, transport, place, settings)
         try:
             async with background() as nursery:
-                nursery.start_soon(_keep_joining, dht, transport, settings)
+                nursery.start_soon(dht.keep_joining)
                 yield dht
         finally:
             with trio.CancelScope(shield=True):
@@ -156,19 +183,8 @@ async def _shut_down(thread: AsyncioThread, node: HivemindNode) -> None:
         await thread.call(node.shutdown, _SHUTDOWN_SECONDS)
     except TransportError:
         _log.debug("the DHT node was not shut down in time")
-    except Exception:
+    except Exception:  # noqa: BLE001 - hivemind may raise anything here, and we are leaving anyway
         _log.exception("the DHT node did not shut down cleanly")
-
-
-async def _keep_joining(dht: Dht, transport: P2pdTransport, settings: DhtSettings) -> None:
-    while True:
-        try:
-            await dht.join(await transport.connected())
-        except TransportDied:
-            return  # the transport's own context raises it
-        except TransportError as error:
-            _log.debug("joining the DHT: %s", error)
-        await trio.sleep(settings.join_seconds)
 
 
 def _accept(place: Place, settings: DhtSettings) -> Accept:

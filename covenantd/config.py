@@ -138,6 +138,7 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     testing: TestingConfig = field(default_factory=TestingConfig)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    file: Path | None = field(default=None, compare=False)
 
     @property
     def p2p_identity(self) -> Path:
@@ -178,7 +179,7 @@ def read_config(
         section: kind(**{one.key: values[one.name] for one in SETTINGS.values() if one.section == section})
         for section, kind in _SECTIONS.items()
     }
-    return Config(**sections, origins=MappingProxyType(origins)), problems
+    return Config(**sections, origins=MappingProxyType(origins), file=path), problems
 
 
 def load_config(
@@ -201,7 +202,8 @@ def missing_files(config: Config) -> list[Problem]:
         help = "copy the run's spec there, or make one with `covenantd plan`"
         problems.append(_missing(config, "run.spec", spec, help))
     if config.node.role != "bootstrap" and not hotkey.is_file():
-        help = f"make one with `covenantd init --dir {hotkey.parent}`"
+        directory = hotkey.parent if config.file is None else config.file.absolute().parent
+        help = f"make one with `covenantd init --dir {directory}`"
         problems.append(_missing(config, "identity.hotkey", hotkey, help))
     return problems
 

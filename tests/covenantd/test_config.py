@@ -143,15 +143,13 @@ def test_missing_files_name_path_origin_and_command(tmp_path: Path) -> None:
     path = write(tmp_path, '[run]\nspec = "s.json"\n[identity]\nhotkey = "k/hotkey.json"\n')
     spec, hotkey = (str(p) for p in missing_files(load_config(path, environ={})))
     assert spec.startswith(f"{path}:2: run.spec: {tmp_path}/s.json does not exist") and "plan" in spec
-    assert f"`covenantd init --dir {tmp_path}/k`" in hotkey
+    assert f"`covenantd init --dir {tmp_path}`" in hotkey
     (tmp_path / "s.json").mkdir()
     assert "is not a file" in str(missing_files(load_config(path, environ={}))[0])
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
-def test_any_text_gives_a_config_or_a_config_error(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_any_text_gives_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(text, encoding="utf-8", newline="")
     try:

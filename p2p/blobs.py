@@ -59,7 +59,10 @@ class BlobStore:
                     self._write_manifest(manifest)
                     self._publish(staged, blob_id)
             except BlobError:
-                staged.unlink() if keep or path.exists() else staged.rename(path)  # never lose the only copy
+                if keep or path.exists():
+                    staged.unlink(missing_ok=True)
+                elif staged.exists():
+                    staged.rename(path)  # never lose the only copy
                 raise
             if blob_id not in self._open:
                 self._file("partial", blob_id).unlink(missing_ok=True)
@@ -240,8 +243,9 @@ class BlobStore:
 
     def _read_manifest(self, blob_id: str) -> Manifest | None:
         """None if there is none or it does not match its id: it can be had again from any holder."""
+        path = self._file("manifests", blob_id)
         try:
-            with self._file("manifests", blob_id).open("rb") as file:
+            with path.open("rb") as file:
                 manifest = Manifest.from_bytes(file.read(MAX_MANIFEST_BYTES + 64))
         except (OSError, ValueError):
             return None

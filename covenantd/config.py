@@ -18,7 +18,10 @@ DEFAULT_PATH = Path("/etc/covenantd/covenantd.toml")
 
 
 def _listen(value: str) -> str | None:
-    return _about(value, multiaddr_problem(value, peer_allowed=False))
+    problem = multiaddr_problem(value, peer_allowed=False)
+    if problem is None and value.startswith("/dns"):
+        problem = "names a host; to listen takes an address, e.g. /ip4/0.0.0.0/tcp/31330"
+    return _about(value, problem)
 
 
 def _announce(value: tuple[str, ...]) -> str | None:
@@ -201,7 +204,7 @@ def missing_files(config: Config) -> list[Problem]:
     if not spec.is_file():
         help = "copy the run's spec there, or make one with `covenantd plan`"
         problems.append(_missing(config, "run.spec", spec, help))
-    if config.node.role != "bootstrap" and not hotkey.is_file():
+    if not hotkey.is_file():
         directory = hotkey.parent if config.file is None else config.file.absolute().parent
         help = f"make one with `covenantd init --dir {directory}`"
         problems.append(_missing(config, "identity.hotkey", hotkey, help))

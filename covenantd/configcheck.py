@@ -42,12 +42,11 @@ def _hotkey_problem(config: Config) -> list[Problem]:
 
 def summary_text(config: Config) -> str:
     """For a config without problems."""
-    rows = [("role", config.node.role)]
     spec = read(config.run.spec, verify)
-    rows.append(("run", f"{spec.name} ({spec.run_id[:16]})"))
-    if config.identity.hotkey.is_file():
-        rows.append(("hotkey", load_hotkey(config.identity.hotkey).hotkey))
-    rows += [
+    rows = [
+        ("role", config.node.role),
+        ("run", f"{spec.name} ({spec.run_id[:16]})"),
+        ("hotkey", load_hotkey(config.identity.hotkey).hotkey),
         ("listen", config.network.listen),
         ("bootstrap", ", ".join(config.network.bootstrap) or "none: others must come to us"),
         ("chain", config.chain.endpoint),

@@ -64,6 +64,8 @@ def initialise(directory: Path, settings: Mapping[str, str], run_spec: Path | No
     is_new = not path.exists()
     if settings and not is_new:
         raise CovenantError(f"{path} exists and is never overwritten; edit it, or name another --dir")
+    if is_new and run_spec is not None:
+        settings = {**_seed_beside(run_spec), **settings}
     config = _new_config(directory, settings) if is_new else load_config(path, environ={})
     spec = None if run_spec is None else read(run_spec, verify)
     try:
@@ -85,6 +87,12 @@ def initialise(directory: Path, settings: Mapping[str, str], run_spec: Path | No
 
 def _new_config(directory: Path, settings: Mapping[str, str]) -> Config:
     return load_config(None, {**{name: str(directory / path) for name, path in _PATHS.items()}, **settings}, {})
+
+
+def _seed_beside(run_spec: Path) -> dict[str, str]:
+    """`covenantd plan` leaves the run's first blobs beside its spec: whoever has both need not fetch them."""
+    blobs = run_spec.absolute().parent / "blobs"
+    return {"run.seed": str(blobs)} if blobs.is_dir() else {}
 
 
 def _values(config: Config, names: Iterable[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -70,7 +71,8 @@ class Status:
         return sum(peer.connected for peer in self.peers)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        """Plain data; a loss that is not finite becomes None, since JSON has no word for it."""
+        return {"schema": SCHEMA, **{name: _finite(value) for name, value in asdict(self).items()}}
 
     @staticmethod
     def from_dict(data: object) -> "Status":
@@ -100,7 +102,8 @@ class RoundSummary:
     finished_at: float = 0.0  # seconds since the epoch
 
     def as_dict(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        """As `Status.as_dict`."""
+        values = {f.name: _finite(getattr(self, f.name)) for f in fields(self)}
         return {"schema": SCHEMA, **values, "phases": dict(self.phases)}
 
     @staticmethod
@@ -110,6 +113,10 @@ class RoundSummary:
             return RoundSummary(**_known(RoundSummary, data))
         except TypeError as error:
             raise BadStatus(f"not a round summary: {error}") from None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _known(kind: type[_Shown], data: object) -> dict[str, Any]:

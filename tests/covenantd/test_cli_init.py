@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from covenantd import cli
-from covenantd.chain.keys import load_hotkey
+from covenantd import cli, runspec
+from covenantd.chain.keys import Hotkey, load_hotkey
 from covenantd.config import load_config
 from covenantd.errors import ChainError, ConfigError, CovenantError, PermissionRefused
+from model.config import PRESETS, CompressionConfig, InnerConfig
 from p2p.errors import IdentityError, PortInUse
 from p2p.identity import peer_id_of
 
@@ -106,6 +107,51 @@ def test_init_refuses_a_run_spec_that_is_none(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "spec.json").write_text("{}")
     assert cli.main(["init", "--dir", str(tmp_path / "new"), "--run-spec", str(tmp_path / "spec.json")]) == 78
     assert "spec.json" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def write_spec(path: Path) -> runspec.RunSpec:
+    spec = runspec.RunSpec(
+        name="demo",
+        model=PRESETS["nano"],
+        inner=InnerConfig(),
+        compression=CompressionConfig(),
+        piece_bytes=65536,
+        genesis_state="ab" * 32,
+        dataset=runspec.Dataset("cd" * 32, ("ef" * 32,), "01" * 32, 1 << 20),
+        inner_steps=10,
+        min_inner_steps=1,
+        alpha=1.0,
+        roster_size=8,
+        snapshot_rounds=10,
+        timing=runspec.Timing(1, 30, 10, 15, 25),
+        scoring=runspec.Scoring(),
+        chain=runspec.ChainSpec(1, "23" * 32),
+    )
+    runspec.write(path, spec, Hotkey.from_uri("//Alice"))
+    return spec
+
+
+def test_from_a_run_spec_to_a_checked_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_spec(tmp_path / "spec.json")
+    (tmp_path / "blobs").mkdir()
+    where = tmp_path / "peer"
+    assert cli.main(["init", "--dir", str(where), "--run-spec", str(tmp_path / "spec.json"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["run_id"], said["run_name"]) == (spec.run_id, "demo")
+    assert load_config(where / "covenantd.toml", environ={}).run.seed == tmp_path / "blobs"
+    assert cli.main(["check-config", str(where / "covenantd.toml")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("ok: ") and f"demo ({spec.run_id[:16]})" in out and said["hotkey"] in out
+
+
+def test_init_keeps_another_run_spec_that_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_spec(tmp_path / "spec.json")
+    where = tmp_path / "peer"
+    where.mkdir()
+    (where / "run.json").write_text("mine")
+    assert cli.main(["init", "--dir", str(where), "--run-spec", str(tmp_path / "spec.json")]) == 1
+    assert "another run's" in capsys.readouterr().err and (where / "run.json").read_text() == "mine"
+    assert not (where / "covenantd.toml").exists()
 
 
 def test_init_where_we_may_not_write(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,7 @@ def test_lists_from_the_environment_are_comma_separated(tmp_path: Path) -> None:
         ("[testing]\nfaults = 1", 2, "true or false"),
         ('[network]\nlisten = "0.0.0.0:31330"', 2, "not a multiaddr"),
         ('[network]\nlisten = "/ip4/0.0.0.0/udp/31330/quic"', 2, "only tcp"),
+        ('[network]\nlisten = "/dns4/example.org/tcp/1"', 2, "names a host"),
         ('[network]\nlisten = "/ip4/1.2.3/tcp/1"', 2, "bad ip4 address"),
         ('[network]\nlisten = "/ip4/1.2.3.4/tcp/70000"', 2, "bad port"),
         (f'[network]\nlisten = "/ip4/1.2.3.4/tcp/1/p2p/{PEER}"', 2, "must not go on"),

@@ -32,6 +32,11 @@ def test_what_is_no_status_is_refused(data: object) -> None:
         Status.from_dict(data)
 
 
+def test_json_has_no_nan() -> None:
+    assert Status("miner", loss=float("nan")).as_dict()["loss"] is None
+    assert RoundSummary(1, "void", loss=float("inf")).as_dict()["loss"] is None
+
+
 def test_fields_of_a_newer_daemon_are_dropped() -> None:
     assert Status.from_dict({**STATUS.as_dict(), "mood": "good"}) == STATUS
 

@@ -28,6 +28,7 @@ _EIGHTHS = tuple(
         "0x1.6a09e6p+0", "0x1.8ace54p+0", "0x1.ae89fap+0", "0x1.d5818ep+0",
     )
 )  # fmt: skip
+_CLAMP = 32.0  # above the largest magnitude, 18.3: what is sent is the same, and sums cannot overflow
 _CANDIDATES = range(-3, 4)  # eighths around the mean's; the best was within -1..1 on Gaussian and Laplace tails
 
 
@@ -49,7 +50,7 @@ def quantize(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     magnitude below the smallest scale gives scale code 0 and value codes 0. Sums are folded by halves, each
     addition elementwise, so that neither thread count nor vector width can change a bit.
     """
-    magnitudes = torch.where(present, values.abs(), 0.0)
+    magnitudes = torch.where(present, values.abs().clamp(max=_CLAMP), 0.0)
     start = _floor_code(_fold(magnitudes) / present.sum(1))
     best, best_error = start, torch.full(start.shape, torch.inf)
     for offset in _CANDIDATES:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model import contribution, inner, transformer
-from model.data import assigned_sequences
+from model.data import Permutation
 from model.errors import InputError
 from model.messages import Progress, Seal, Sealed, Train, Trained
 from model.session import Delta, Session, check_hex32
@@ -66,6 +66,7 @@ class _Steps:
         self.session, self.request, self.emit = session, request, emit
         self.config = session.config.inner
         self.tokens_per_step = self.config.batch_sequences * self.config.sequence_tokens
+        self._permutation = Permutation(request.assignment_key, session.train_pool.sequences)
         self.losses: list[float] = []
         self.nonfinite = 0
         self._reported_at, self._reported_steps = time.monotonic(), 0
@@ -75,15 +76,18 @@ class _Steps:
         return len(self.losses)
 
     def run(self, should_stop: ShouldStop) -> None:
-        wanted, batch = self.request.inner_steps, self.config.batch_sequences
-        pool = self.session.train_pool
-        assigned = assigned_sequences(self.request.assignment_key, pool.sequences, wanted * batch)
+        wanted = self.request.inner_steps
         last = should_stop()
         while not last and self.done < wanted:
-            self._step(assigned[self.done * batch : (self.done + 1) * batch])
+            self._step(self._assigned())
             last = should_stop() or self.done == wanted
             if last or self.done == 1 or time.monotonic() - self._reported_at >= PROGRESS_SECONDS:
                 self._report()
+
+    def _assigned(self) -> list[int]:
+        """The next step's part of `data.assigned_sequences`, drawn as it is needed."""
+        batch, total = self.config.batch_sequences, self.session.train_pool.sequences
+        return [self._permutation[n % total] for n in range(self.done * batch, (self.done + 1) * batch)]
 
     def _step(self, sequences: list[int]) -> None:
         session = self.session

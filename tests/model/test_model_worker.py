@@ -1,8 +1,8 @@
 """The engine as a process: what the daemon relies on."""
 
 import math
-import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,13 @@ from engine_process import HOTKEY, KEY, EngineProcess, load_message, read_theta,
 from model import messages as m
 
 Reply = TypeVar("Reply")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    """One engine for the tests that need no fresh one: `Load` takes up any state. Starting one takes seconds."""
+    with EngineProcess(tmp_path_factory.mktemp("engine"), "--allow-faults") as process:
+        yield process
 
 
 @pytest.fixture
@@ -40,6 +47,7 @@ def advance(directory: Path, base: str, *names: str, round_: int = 0, included: 
 def test_a_round_and_a_restart(directory: Path) -> None:
     contribution = directory / "c0"
     with EngineProcess(directory) as engine:
+        assert "nothing is loaded" in expect(m.Failed, engine.ask(m.Hash())).message
         loaded = expect(m.Loaded, engine.ask(load_message(directory)))
         assert (loaded.trained_round, loaded.pending_rounds) == (-1, ())
         before = expect(m.Evaluated, engine.ask(m.Evaluate(8)))
@@ -75,141 +83,128 @@ def test_a_round_and_a_restart(directory: Path) -> None:
         assert engine.events[-1].learning_rate < 3e-3  # the schedule went on: past the warm-up of 2 steps
 
 
-def test_a_void_round_leaves_theta_and_gives_everything_back(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        loaded = expect(m.Loaded, engine.ask(load_message(directory)))
-        train_and_seal(engine, loaded.state_hash, directory / "c0")
-        sealed_feedback = (directory / "state/ef.bin").read_bytes()
-        advanced = expect(m.Advanced, engine.ask(advance(directory, loaded.state_hash, included=False)))
-        assert advanced.state_hash == loaded.state_hash
-        assert (directory / "theta-1.bin").read_bytes() == (directory / "theta.bin").read_bytes()
+def test_a_void_round_leaves_theta_and_gives_everything_back(directory: Path, engine: EngineProcess) -> None:
+    loaded = expect(m.Loaded, engine.ask(load_message(directory)))
+    train_and_seal(engine, loaded.state_hash, directory / "c0")
+    sealed_feedback = (directory / "state/ef.bin").read_bytes()
+    advanced = expect(m.Advanced, engine.ask(advance(directory, loaded.state_hash, included=False)))
+    assert advanced.state_hash == loaded.state_hash
+    assert (directory / "theta-1.bin").read_bytes() == (directory / "theta.bin").read_bytes()
     gross_bytes = 4 * loaded.parameters
     settled_feedback = (directory / "state/ef.bin").read_bytes()
     assert settled_feedback[-gross_bytes - 32 : -32] == sealed_feedback[-gross_bytes - 32 : -32]
     assert len(sealed_feedback) > len(settled_feedback)  # the claim is gone
 
 
-def test_killed_after_a_seal_it_remembers_and_never_trains_the_round_again(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        loaded = expect(m.Loaded, engine.ask(load_message(directory)))
-        train_and_seal(engine, loaded.state_hash, directory / "c0")
-        engine.process.send_signal(signal.SIGKILL)
-        assert engine.exit_code() == -signal.SIGKILL
-    with EngineProcess(directory) as engine:
-        again = expect(m.Loaded, engine.ask(load_message(directory)))
-        assert (again.trained_round, again.pending_rounds) == (0, (0,))
-        assert expect(m.Failed, engine.ask(m.Train(0, KEY, 1))).kind == "input"
-        settled = expect(m.Settled, engine.ask(m.Settle(0, False)))
-        assert settled.pending_rounds == ()
-        assert expect(m.Settled, engine.ask(m.Settle(0, True))).pending_rounds == ()
+def test_killed_after_a_seal_it_remembers_and_never_trains_the_round_again(
+    directory: Path, engine: EngineProcess
+) -> None:
+    with EngineProcess(directory) as victim:
+        loaded = expect(m.Loaded, victim.ask(load_message(directory)))
+        train_and_seal(victim, loaded.state_hash, directory / "c0")
+        victim.process.send_signal(signal.SIGKILL)
+        assert victim.exit_code() == -signal.SIGKILL
+    again = expect(m.Loaded, engine.ask(load_message(directory)))
+    assert (again.trained_round, again.pending_rounds) == (0, (0,))
+    assert expect(m.Failed, engine.ask(m.Train(0, KEY, 1))).kind == "input"
+    settled = expect(m.Settled, engine.ask(m.Settle(0, False)))
+    assert settled.pending_rounds == ()
+    assert expect(m.Settled, engine.ask(m.Settle(0, True))).pending_rounds == ()
 
 
-def test_killed_in_the_middle_of_a_seal_it_is_before_or_after_never_between(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        loaded = expect(m.Loaded, engine.ask(load_message(directory)))
-        train_and_seal(engine, loaded.state_hash, None)
-    for attempt in range(3):
-        shutil.copytree(directory / "state", directory / f"state-{attempt}")
-        with EngineProcess(directory) as engine:
-            expect(m.Loaded, engine.ask(load_message(directory, state=f"state-{attempt}")))
-            expect(m.Trained, engine.ask(m.Train(1, KEY, 1)))
-            engine.send(m.Seal(1, loaded.state_hash, HOTKEY, str(directory / "c1")))
-            engine.process.send_signal(signal.SIGKILL)
-            engine.exit_code()
-        with EngineProcess(directory) as engine:
-            again = expect(m.Loaded, engine.ask(load_message(directory, state=f"state-{attempt}")))
-            assert (again.trained_round, again.pending_rounds) in ((0, ()), (1, (1,)))
+def test_killed_in_the_middle_of_a_seal_it_is_before_or_after_never_between(
+    directory: Path, engine: EngineProcess
+) -> None:
+    with EngineProcess(directory) as victim:
+        loaded = expect(m.Loaded, victim.ask(load_message(directory)))
+        train_and_seal(victim, loaded.state_hash, None)
+        expect(m.Trained, victim.ask(m.Train(1, KEY, 1)))
+        victim.send(m.Seal(1, loaded.state_hash, HOTKEY, str(directory / "c1")))
+        victim.process.send_signal(signal.SIGKILL)
+        victim.exit_code()
+    again = expect(m.Loaded, engine.ask(load_message(directory)))
+    assert (again.trained_round, again.pending_rounds) in ((0, ()), (1, (1,)))
 
 
-def test_two_engines_with_other_threads_agree_to_the_bit(directory: Path) -> None:
-    with EngineProcess(directory, name="a") as one, EngineProcess(directory, name="b") as two:
-        base = expect(m.Loaded, one.ask(load_message(directory, state="one", threads=1))).state_hash
-        expect(m.Loaded, two.ask(load_message(directory, state="two", threads=3)))
-        train_and_seal(one, base, directory / "c0", steps=2)
-        train_and_seal(two, base, directory / "c1", steps=4)
+def test_two_engines_with_other_threads_agree_to_the_bit(directory: Path, engine: EngineProcess) -> None:
+    base = expect(m.Loaded, engine.ask(load_message(directory, threads=3))).state_hash
+    train_and_seal(engine, base, directory / "c0", steps=4)
+    with EngineProcess(directory) as other:
+        expect(m.Loaded, other.ask(load_message(directory, state="other", threads=1)))
+        train_and_seal(other, base, directory / "c1", steps=2)
         order = advance(directory, base, "c0", "c1")
-        hashes = {expect(m.Advanced, engine.ask(order)).state_hash for engine in (one, two)}
-        assert len(hashes) == 1 and base not in hashes
-        swapped = directory / "theta-1.bin"
-        assert not (read_theta(swapped) == read_theta(directory / "theta.bin")).all()
+        hashes = {expect(m.Advanced, asked.ask(order)).state_hash for asked in (engine, other)}
+    assert len(hashes) == 1 and base not in hashes
+    stepped = read_theta(directory / "theta-1.bin")
+    assert not (stepped == read_theta(directory / "theta.bin")).all()
 
 
-def test_a_flipped_bit_changes_the_hash_and_restore_repairs_it(directory: Path) -> None:
-    with EngineProcess(directory, "--allow-faults") as engine:
-        loaded = expect(m.Loaded, engine.ask(load_message(directory)))
-        expect(m.Flipped, engine.ask(m.FlipBit(loaded.parameters - 1, 0)))
-        assert expect(m.Hashed, engine.ask(m.Hash())).state_hash != loaded.state_hash
-        assert expect(m.Failed, engine.ask(m.FlipBit(loaded.parameters, 0))).kind == "input"
-        restored = expect(m.Restored, engine.ask(m.Restore(0, str(directory / "theta.bin"))))
-        assert restored.state_hash == loaded.state_hash
-    with EngineProcess(directory) as engine:
-        engine.ask(load_message(directory))
-        assert "allow-faults" in expect(m.Failed, engine.ask(m.FlipBit(0, 0))).message
+def test_a_flipped_bit_changes_the_hash_and_restore_repairs_it(directory: Path, engine: EngineProcess) -> None:
+    loaded = expect(m.Loaded, engine.ask(load_message(directory)))
+    expect(m.Flipped, engine.ask(m.FlipBit(loaded.parameters - 1, 0)))
+    assert expect(m.Hashed, engine.ask(m.Hash())).state_hash != loaded.state_hash
+    assert expect(m.Failed, engine.ask(m.FlipBit(loaded.parameters, 0))).kind == "input"
+    restored = expect(m.Restored, engine.ask(m.Restore(0, str(directory / "theta.bin"))))
+    assert restored.state_hash == loaded.state_hash
 
 
-def test_bad_input_is_named_and_the_engine_goes_on(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        assert "nothing is loaded" in expect(m.Failed, engine.ask(m.Hash())).message
-        (directory / "short.bin").write_bytes(b"\0" * 10)
-        failed = expect(m.Failed, engine.ask(load_message(directory, theta="short.bin")))
-        assert failed.kind == "input" and failed.path.endswith("short.bin") and "10 bytes" in failed.message
-        for changes in ({"training": {"x": 1}}, {"threads": 0}, {"heldout_shard": "/nowhere"}, {"device": "abacus"}):
-            assert expect(m.Failed, engine.ask(load_message(directory, **changes))).kind == "input"
+def test_bad_input_is_named_and_the_engine_goes_on(directory: Path, engine: EngineProcess) -> None:
+    (directory / "short.bin").write_bytes(b"\0" * 10)
+    failed = expect(m.Failed, engine.ask(load_message(directory, theta="short.bin")))
+    assert failed.kind == "input" and failed.path.endswith("short.bin") and "10 bytes" in failed.message
+    for changes in ({"training": {"x": 1}}, {"threads": 0}, {"heldout_shard": "/nowhere"}, {"device": "abacus"}):
+        assert expect(m.Failed, engine.ask(load_message(directory, **changes))).kind == "input"
 
-        base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
-        assert expect(m.Failed, engine.ask(m.Seal(0, base, HOTKEY, None))).kind == "input"
-        train_and_seal(engine, base, directory / "c0")
-        whole = (directory / "c0").read_bytes()
-        (directory / "torn").write_bytes(whole[:-1])
-        failed = expect(m.Failed, engine.ask(advance(directory, base, "c0", "torn")))
-        assert failed.kind == "input" and failed.path.endswith("torn")
-        checked = expect(m.Checked, engine.ask(m.Check(str(directory / "torn"), 0, base, HOTKEY)))
-        assert not checked.ok and "bytes" in checked.reason
-        wrong_round = expect(m.Failed, engine.ask(advance(directory, base, round_=5)))
-        assert "round 0" in wrong_round.message
-        foreign = replace(advance(directory, base, "c0"), hotkeys=("ee" * 32,))
-        assert "hotkey" in expect(m.Failed, engine.ask(foreign)).message
-        unwritable = replace(advance(directory, base, "c0"), theta_path="/proc/theta.bin")
-        assert "/proc/theta.bin" in expect(m.Failed, engine.ask(unwritable)).message
-        assert expect(m.Hashed, engine.ask(m.Hash())).state_hash == base
-        expect(m.Advanced, engine.ask(advance(directory, base, "c0")))  # after all that
+    base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
+    assert expect(m.Failed, engine.ask(m.Seal(0, base, HOTKEY, None))).kind == "input"
+    train_and_seal(engine, base, directory / "c0")
+    whole = (directory / "c0").read_bytes()
+    (directory / "torn").write_bytes(whole[:-1])
+    failed = expect(m.Failed, engine.ask(advance(directory, base, "c0", "torn")))
+    assert failed.kind == "input" and failed.path.endswith("torn")
+    checked = expect(m.Checked, engine.ask(m.Check(str(directory / "torn"), 0, base, HOTKEY)))
+    assert not checked.ok and "bytes" in checked.reason
+    wrong_round = expect(m.Failed, engine.ask(advance(directory, base, round_=5)))
+    assert "round 0" in wrong_round.message
+    foreign = replace(advance(directory, base, "c0"), hotkeys=("ee" * 32,))
+    assert "hotkey" in expect(m.Failed, engine.ask(foreign)).message
+    unwritable = replace(advance(directory, base, "c0"), theta_path="/proc/theta.bin")
+    assert "/proc/theta.bin" in expect(m.Failed, engine.ask(unwritable)).message
+    assert expect(m.Hashed, engine.ask(m.Hash())).state_hash == base
+    expect(m.Advanced, engine.ask(advance(directory, base, "c0")))  # after all that
 
 
-def test_a_seal_that_failed_can_be_asked_again(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
-        expect(m.Trained, engine.ask(m.Train(0, KEY, 2)))
-        assert "/proc/c0" in expect(m.Failed, engine.ask(m.Seal(0, base, HOTKEY, "/proc/c0"))).message
-        sealed = expect(m.Sealed, engine.ask(m.Seal(0, base, HOTKEY, str(directory / "c0"))))
-        retried = (directory / "state/ef.bin").read_bytes()
-    with EngineProcess(directory) as engine:
-        engine.ask(load_message(directory, state="other"))
-        assert train_and_seal(engine, base, directory / "c1", steps=2) == replace(sealed, path=str(directory / "c1"))
+def test_a_seal_that_failed_can_be_asked_again(directory: Path, engine: EngineProcess) -> None:
+    base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
+    expect(m.Trained, engine.ask(m.Train(0, KEY, 2)))
+    assert "/proc/c0" in expect(m.Failed, engine.ask(m.Seal(0, base, HOTKEY, "/proc/c0"))).message
+    sealed = expect(m.Sealed, engine.ask(m.Seal(0, base, HOTKEY, str(directory / "c0"))))
+    retried = (directory / "state/ef.bin").read_bytes()
+    engine.ask(load_message(directory, state="other"))
+    assert train_and_seal(engine, base, directory / "c1", steps=2) == replace(sealed, path=str(directory / "c1"))
     assert (directory / "other/ef.bin").read_bytes() == retried  # absorbed once, not twice
 
 
-def test_stop_ends_training_after_a_step(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        engine.ask(load_message(directory))
-        engine.send(m.Stop())  # nothing trains: ignored
-        engine.send(m.Train(0, KEY, 100_000))
-        expect(m.Progress, engine.receive())
-        trained = expect(m.Trained, engine.ask(m.Stop()))
-        assert 1 <= trained.inner_steps < 100_000
-        engine.events.clear()
-        expect(m.Trained, engine.ask(m.Train(0, KEY, 2)))
-        assert engine.events[-1].inner_step == 2  # the old Stop is forgotten
+def test_stop_ends_training_after_a_step(directory: Path, engine: EngineProcess) -> None:
+    engine.ask(load_message(directory))
+    engine.send(m.Stop())  # nothing trains: ignored
+    engine.send(m.Train(0, KEY, 100_000))
+    expect(m.Progress, engine.receive())
+    trained = expect(m.Trained, engine.ask(m.Stop()))
+    assert 1 <= trained.inner_steps < 100_000
+    engine.events.clear()
+    expect(m.Trained, engine.ask(m.Train(0, KEY, 2)))
+    assert engine.events[-1].inner_step == 2  # the old Stop is forgotten
 
 
-def test_a_stop_right_behind_its_train_is_not_lost(directory: Path) -> None:
-    with EngineProcess(directory) as engine:
-        engine.ask(load_message(directory))
-        engine.socket.sendall(m.encode(m.Train(0, KEY, 100_000)) + m.encode(m.Stop()))
-        while isinstance(reply := engine.receive(), m.Progress):
-            pass
-        assert expect(m.Trained, reply).inner_steps <= 100
-        if reply.inner_steps == 0:
-            assert math.isnan(reply.loss)
+def test_a_stop_right_behind_its_train_is_not_lost(directory: Path, engine: EngineProcess) -> None:
+    engine.ask(load_message(directory))
+    engine.socket.sendall(m.encode(m.Train(0, KEY, 100_000)) + m.encode(m.Stop()))
+    while isinstance(reply := engine.receive(), m.Progress):
+        pass
+    assert expect(m.Trained, reply).inner_steps <= 100
+    if reply.inner_steps == 0:
+        assert math.isnan(reply.loss)
 
 
 def test_it_exits_when_the_socket_closes_in_mid_training(directory: Path) -> None:
@@ -221,8 +216,10 @@ def test_it_exits_when_the_socket_closes_in_mid_training(directory: Path) -> Non
         assert engine.exit_code() == 0
 
 
-def test_garbage_on_the_socket_is_a_bug_of_the_daemon(directory: Path) -> None:
+def test_garbage_on_the_socket_is_a_bug_of_the_daemon_and_faults_need_a_flag(directory: Path) -> None:
     with EngineProcess(directory) as engine:
+        engine.ask(load_message(directory))
+        assert "allow-faults" in expect(m.Failed, engine.ask(m.FlipBit(0, 0))).message
         engine.socket.sendall(b"\xff\xff\xff\xff")
         assert engine.exit_code() == 70
         assert b"exceeds" in engine.errors()
@@ -237,14 +234,13 @@ def test_a_bug_is_reported_and_ends_the_process(directory: Path) -> None:
         assert b"Traceback" in engine.errors()
 
 
-def test_noise_has_the_norm_of_honest_work_but_not_its_worth(directory: Path) -> None:
+def test_noise_has_the_norm_of_honest_work_but_not_its_worth(directory: Path, engine: EngineProcess) -> None:
     changes = {}
     for behavior in ("honest", "noise"):
-        with EngineProcess(directory) as engine:
-            base = expect(m.Loaded, engine.ask(load_message(directory, state=behavior, behavior=behavior))).state_hash
-            sealed = train_and_seal(engine, base, directory / f"c-{behavior}", steps=20)
-            score = m.Score(0, (str(directory / f"c-{behavior}"),), (KEY,), (20,), "77" * 32, 1.0, 16)
-            scored = expect(m.Scored, engine.ask(score))
-            changes[behavior] = scored.random_before - scored.random_after[0]
-            assert sealed.error_feedback_norm > 0
+        base = expect(m.Loaded, engine.ask(load_message(directory, state=behavior, behavior=behavior))).state_hash
+        sealed = train_and_seal(engine, base, directory / f"c-{behavior}", steps=20)
+        score = m.Score(0, (str(directory / f"c-{behavior}"),), (KEY,), (20,), "77" * 32, 1.0, 16)
+        scored = expect(m.Scored, engine.ask(score))
+        changes[behavior] = scored.random_before - scored.random_after[0]
+        assert sealed.error_feedback_norm > 0
     assert changes["honest"] > max(0.0, 10 * changes["noise"])

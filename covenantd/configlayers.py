@@ -141,9 +141,7 @@ def flag_layer(flags: Mapping[str, str]) -> Layer:
     return Layer(flags, {name: f"flag {name}" for name in flags}, is_text=True)
 
 
-def merge(
-    settings: Mapping[str, Setting], layers: list[Layer]
-) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
+def merge(settings: Mapping[str, Setting], layers: list[Layer]) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
     """Values and origins by setting name, and every problem of every layer."""
     values = {one.name: one.default for one in settings.values()}
     origins = dict.fromkeys(settings, "default")

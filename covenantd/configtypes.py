@@ -78,13 +78,15 @@ def from_text(one: Setting, text: str, base: Path) -> Any:
             raise BadValue(f"must be true or false, not {text!r}")
         return text.lower() in _TRUE
     if one.kind is int:
-        try:
-            return _checked(one, int(text, 10))
-        except ValueError as error:
-            raise (
-                error if isinstance(error, BadValue) else BadValue(f"must be a number, not {text!r}")
-            ) from None
+        return _checked(one, _number(text))
     return from_toml(one, text, base)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 10)
+    except ValueError:
+        raise BadValue(f"must be a whole number, not {_shown(text)}") from None
 
 
 _WORDS: Mapping[Any, str] = {str: 'a string in "quotes"', int: "a whole number", bool: "true or false"}

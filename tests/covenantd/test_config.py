@@ -115,6 +115,22 @@ def test_all_mistakes_are_told_at_once_and_exit_78(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ENGINE_THREADS", "many", "engine.threads must be a whole number, not 'many'"),
+        ("ENGINE_THREADS", "9999", "0 (all cores)"),
+        ("TESTING_FAULTS", "maybe", "must be true or false"),
+        ("NETWORK_BOOTSTRAP", "x", "not a multiaddr"),
+        ("RUN_SPEC", "", "must be a path"),
+        ("NOED_ROLE", "miner", "did you mean COVENANTD_NODE_ROLE?"),
+    ],
+)
+def test_mistakes_in_the_environment_name_the_variable(name: str, value: str, says: str) -> None:
+    (problem,) = read_config(None, environ={f"COVENANTD_{name}": value})[1]
+    assert str(problem).startswith(f"COVENANTD_{name}: ") and says in str(problem)
+
+
+@pytest.mark.parametrize(
     ("data", "says"),
     [
         (b"[node]\nrole = \n", ":2: not TOML: Invalid value"),

@@ -1,6 +1,7 @@
 """`covenantctl`: talks to a running daemon. Starts at once: everything heavy is imported where it is used."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -27,6 +28,8 @@ Action = Callable[[BlockingClient, Arguments], int]
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets a ? for our dots
     try:
         client = BlockingClient(socket_path(args.socket, args.dir, os.environ), _ANSWER_SECONDS)
         try:

@@ -53,12 +53,10 @@ class LedgerProcess:
         """Returns once it serves."""
         reader, writer = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                [*self.command, "--ready-fd", str(writer)],
-                pass_fds=[writer],
-                stderr=(self.directory / "ledger.log").open("ab"),
-                preexec_fn=limits,
-            )
+            with (self.directory / "ledger.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*self.command, "--ready-fd", str(writer)], pass_fds=[writer], stderr=log, preexec_fn=limits
+                )
         finally:
             os.close(writer)
         with os.fdopen(reader, "rb") as ready:

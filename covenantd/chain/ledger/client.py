@@ -100,6 +100,7 @@ class LedgerChain:
     async def advance(self, blocks: int) -> Block:
         """Make blocks at once; needs a ledger started with --allow-advance. Not retried. Returns the new head."""
         with self._deadline("advance", self._write_seconds):
+            await self._retrying("head", {})  # finds out connections that a restart of the ledger left dead
             try:
                 return decoded(parse_block, await self._connections.request("advance", {"blocks": blocks}))
             except Unreachable as error:

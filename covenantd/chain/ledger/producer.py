@@ -24,8 +24,8 @@ async def produce_blocks(
 ) -> None:
     """Produce at start + k · block_seconds by the monotonic clock, never drifting; on request too. 0: only on request.
 
-    Periods that went by while the process was stopped are made up with one block, not many: rounds count blocks,
-    and a burst would take their time away.
+    Periods that went by while the process was stopped are not made up: rounds count blocks, and a burst would take
+    their time away.
     """
     start = trio.current_time()
     tick = 1

@@ -1,12 +1,17 @@
 """Processes that several test modules need."""
 
-from collections.abc import Callable, Iterator
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger_fixture import LedgerProcess
+from arena import OpenArena, open_arena
+from ledger_fixture import LedgerProcess, StartLedger
 
-StartLedger = Callable[..., LedgerProcess]
+from covenantd import plan
 
 
 @pytest.fixture
@@ -22,3 +27,19 @@ def start_ledger(tmp_path: Path) -> Iterator[StartLedger]:
     yield start
     for ledger in started:
         ledger.kill()
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> plan.Genesis:
+    """The nano model and its data, made once a session."""
+    directory = tmp_path_factory.mktemp("genesis")
+    command = [sys.executable, "-m", "model.genesis", "--preset", "nano", "--out", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return plan.Genesis(directory, json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture
+def new_arena(tmp_path: Path, made_run: plan.Genesis) -> Iterator[OpenArena]:
+    """new_arena(miners=2, ...) -> async context manager of an `Arena`."""
+    with tempfile.TemporaryDirectory(prefix="arena-") as runtime:
+        yield lambda **options: open_arena(tmp_path, Path(runtime), made_run, **options)

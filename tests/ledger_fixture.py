@@ -114,3 +114,7 @@ async def included(chain: LedgerChain, write: Callable[[], Awaitable[T]]) -> T:
     if refusals:
         raise refusals[0]
     return results[0]
+
+
+StartLedger = Callable[..., LedgerProcess]
+"""The type of the `start_ledger` fixture."""

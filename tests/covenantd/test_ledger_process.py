@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import StartLedger
-from ledger_fixture import LedgerProcess, included
+from ledger_fixture import LedgerProcess, StartLedger, included
 
 from covenantd.chain.keys import Hotkey
 from covenantd.chain.ledger.__main__ import main

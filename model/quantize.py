@@ -105,7 +105,8 @@ def _squared_error(magnitudes: Tensor, present: Tensor, scales: Tensor) -> Tenso
 def _fold(values: Tensor) -> Tensor:
     """Row sums of [m, k] in a fixed order: the right half is added to the left until one column is left."""
     width = 1 << (values.shape[1] - 1).bit_length()
-    values = torch.nn.functional.pad(values, (0, width - values.shape[1]))
+    if width != values.shape[1]:
+        values = torch.nn.functional.pad(values, (0, width - values.shape[1]))
     while width > 1:
         width //= 2
         values = values[:, :width] + values[:, width:]

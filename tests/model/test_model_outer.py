@@ -43,11 +43,11 @@ def final_hash(threads: int) -> str:
     return statehash.state_hash(theta, 65536)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_golden_hash_for_any_number_of_threads(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "capability"), [(1, "default"), (3, "avx2")])
+def test_golden_hash_for_any_threads_and_vector_width(threads: int, capability: str) -> None:
     here = str(Path(__file__).parent)
     command = f"import sys; sys.path.insert(0, {here!r}); import test_model_outer as t; print(t.final_hash({threads}))"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ATEN_CPU_CAPABILITY": capability}
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == GOLDEN_STATE
 

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,16 @@ def test_it_exits_when_the_socket_closes_in_mid_training(directory: Path) -> Non
         expect(m.Progress, engine.receive())
         engine.socket.close()
         assert engine.exit_code() == 0
+
+
+def test_it_outlives_the_thread_that_started_it(directory: Path) -> None:
+    """trio starts processes from worker threads; a parent-death signal is sent when such a thread ends."""
+    started: list[EngineProcess] = []
+    thread = threading.Thread(target=lambda: started.append(EngineProcess(directory)))
+    thread.start()
+    thread.join()
+    with started[0] as engine:
+        expect(m.Loaded, engine.ask(load_message(directory)))
 
 
 def test_garbage_on_the_socket_is_a_bug_of_the_daemon_and_faults_need_a_flag(directory: Path) -> None:

@@ -36,6 +36,9 @@ class Certifier:
     async def serve(self) -> None:
         await self._node.swarm.answer(self._node.spec.protocol(commits.COMMIT), self._receive)
 
+    async def set_weights(self) -> None:
+        await self._scores.set_weights()
+
     # Commits
 
     async def _receive(self, peer: PeerId, message: object) -> object:
@@ -44,7 +47,9 @@ class Certifier:
             signed = Fields(message).raw("commit", max_bytes=commits.MAX_RECORD_BYTES)
             record = records.open_record(signed, verify, run_id=node.spec.run_id, kind=commits.COMMIT, peer_id=peer)
             commit = commits.from_record(record)
-            (await self._book_of(commit.round)).accept(commit, node.heads.number)
+            book = await self._book_of(commit.round)
+            book.accept(commit, node.heads.number)
+            node.board.update(commits=len(book.commits))
         except (CommitRefused, RecordRejected) as error:
             node.metrics.contributions.labels(error.reason).inc()
             log.info("commit refused", peer=peer, reason=error.reason, detail=str(error))

@@ -19,7 +19,6 @@ from covenantd.gather import Certified
 from covenantd.node import Desynced, Node
 from covenantd.roster import BadRoster, Vote
 from covenantd.round import Effect, Event, Phase, State
-from covenantd.scores import Scores
 from p2p.errors import P2pError
 
 log = structlog.get_logger("covenantd.coordinator")
@@ -45,10 +44,9 @@ def _leaves(error: BaseException) -> Iterator[Exception]:
 class Coordinator:
     """Owns the round state. `run` returns when draining is done."""
 
-    def __init__(self, node: Node, certifier: Certifier | None, scores: Scores | None) -> None:
+    def __init__(self, node: Node, certifier: Certifier | None) -> None:
         self._node = node
         self._certifier = certifier
-        self._scores = scores
         self._state = State(node.spec.timing, trains=not node.validates, round=node.journal.memory.round)
         self._send, self._events = trio.open_memory_channel[Event](64)
         self._vote: Vote | None = None
@@ -141,6 +139,7 @@ class Coordinator:
             self._node.exchange.release(sealed.blob_id)
         if self._certifier is not None:
             await self._certifier.certify(effect.round)
+            await self._certifier.set_weights()
         else:
             await gather.prefetch(self._node, effect.round)
 
@@ -171,12 +170,10 @@ class Coordinator:
         certified, paths = self._gathered if effect.certified and self._gathered else (None, ())
         advanced = await catchup.advance(self._node, certified, paths)
         self._node.metrics.error_feedback_norm.set(advanced.error_feedback_norm)
-        if self._scores is not None:
+        if self._certifier is not None:
             await self._chronicle.evaluate()
         self._chronicle.round_finished(effect.round, certified, advanced.state_hash)
         await self._chronicle.look_up_standing(effect.round)
-        if self._scores is not None:
-            await self._scores.set_weights()
         return round.Advanced(effect.round + 1)
 
     async def _catch_up(self, effect: round.CatchUp) -> Event:
@@ -187,9 +184,16 @@ class Coordinator:
             except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
                 await self._wait_after(outside_cause(error))
         self._failures = 0
-        if self._scores is not None:
+        self._release_settled()
+        if self._certifier is not None:
             await self._chronicle.evaluate()
         return round.Ready(self._node.journal.memory.round, loaded.trained_round)
+
+    def _release_settled(self) -> None:
+        """A contribution whose round is over has nothing to hide any more."""
+        memory = self._node.journal.memory
+        if memory.sealed is not None and memory.sealed.round < memory.round:
+            self._node.exchange.release(memory.sealed.blob_id)
 
     _handlers: dict[type[Any], Any] = {
         round.Train: _train,

@@ -187,7 +187,7 @@ async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> No
     certifier = Certifier(node, scores) if scores else None
     if certifier is not None:
         await certifier.serve()
-    coordinator = Coordinator(node, certifier, scores)
+    coordinator = Coordinator(node, certifier)
     orders: dict[str, Callable[[], Awaitable[None]]] = {
         "pause": lambda: coordinator.pause(True),
         "resume": lambda: coordinator.pause(False),

@@ -110,14 +110,14 @@ def ledger_genesis(miners: Sequence[LocalPeer], validators: Sequence[LocalPeer],
 
 @asynccontextmanager
 async def running_ledger(
-    directory: Path, socket_path: Path, genesis: dict[str, Any], block_seconds: float
+    directory: Path, socket_path: Path, genesis: dict[str, Any], block_seconds: float, allow_advance: bool = False
 ) -> AsyncIterator[Child]:
     """A ledger that serves; stopped and reaped on the way out. Raises TryAgain if it does not start."""
     await trio.Path(directory).mkdir(parents=True, exist_ok=True)
     await trio.Path(directory / "genesis.json").write_text(json.dumps(genesis))
     command = [sys.executable, "-m", "covenantd.chain.ledger", "--database", str(directory / "ledger.db")]
     command += ["--socket", str(socket_path), "--block-seconds", str(block_seconds)]
-    command += ["--genesis", str(directory / "genesis.json")]
+    command += ["--genesis", str(directory / "genesis.json"), *(["--allow-advance"] if allow_advance else [])]
     with (directory / "ledger.log").open("ab") as log:
         child = Child(command, output=log)
     try:

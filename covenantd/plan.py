@@ -123,12 +123,12 @@ async def genesis(directory: Path, preset: str, seed: int, on_line: Callable[[st
     return Genesis(directory, json.loads(last))
 
 
-def adopt(made: Genesis, store: BlobStore, piece_bytes: int) -> tuple[Dataset, str]:
-    """Turn the files into blobs; returns the dataset and θ_0's blob id, which is its state hash."""
+def adopt(made: Genesis, store: BlobStore, piece_bytes: int, keep: bool = False) -> tuple[Dataset, str]:
+    """Turn the files into blobs (`keep`: leave them there, too); returns the dataset and θ_0's blob id, which is its state hash."""
     data = made.data
 
     def blob(name: str) -> str:
-        return store.adopt(made.directory / name, piece_bytes)
+        return store.adopt(made.directory / name, piece_bytes, keep)
 
     sizes = [(made.directory / name).stat().st_size for name in (*data["train_shards"], data["theta"])]
     dataset = Dataset(

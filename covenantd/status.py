@@ -53,6 +53,7 @@ class Status:
     loss: float | None = None
     heldout_loss: float | None = None
     tokens_per_second: float | None = None
+    commits: int = 0  # a validator's: receipted in its newest round
     contributions_held: int = 0
     roster_size: int | None = None
     state_hash: str = ""  # 64 hex digits

@@ -231,6 +231,7 @@ COMMANDS = {
     "init": Command("write a config and keys for one peer", _init_arguments, _init),
     "check-config": Command("find the mistakes in a config", _check_arguments, _check),
     "plan": _from_module("covenantd.plan", "make the run spec of a new run"),
+    "register": _from_module("covenantd.registration", "give this peer's hotkey a uid on the ledger"),
     "ledger": Command("the embedded chain as a process of its own", _no_arguments, lambda args: EXIT_DAEMON_USAGE),
     "help": Command("topics worth reading", _help_arguments, _help),
 }

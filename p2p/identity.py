@@ -35,9 +35,7 @@ def peer_id_of(path: Path) -> PeerId:
     """The peer id of an identity file. IdentityError: missing, readable by others, not such a key."""
     data = _read_private(path)
     if len(data) != _FILE_BYTES or not data.startswith(_PRIVATE_HEADER):
-        raise IdentityError(
-            f"{path}: not an Ed25519 libp2p identity; remove it and run `covenantd init` for a new one"
-        )
+        raise IdentityError(f"{path}: not an Ed25519 libp2p identity; remove it and run `covenantd init` for a new one")
     seed, public = data[4:36], data[36:]
     if _public_key(seed) != public:
         raise IdentityError(f"{path}: the two halves of the key disagree; remove it and run `covenantd init`")

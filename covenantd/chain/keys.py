@@ -148,9 +148,7 @@ def _require_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError(f"{path}: the key file is not a regular file")
     if status.st_mode & 0o077 and not _is_systemd_credential(path):
-        raise ConfigError(
-            f"{path}: others can read the key file (mode {status.st_mode & 0o777:04o}); chmod 600 {path}"
-        )
+        raise ConfigError(f"{path}: others can read the key file (mode {status.st_mode & 0o777:04o}); chmod 600 {path}")
     if status.st_size > MAX_KEY_FILE_BYTES:
         raise ConfigError(f"{path}: {status.st_size} bytes is too long for a key file")
 

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that some tests need; without them, those tests are skipped and say why.
+#   iproute2   `ip`: two machines on one, as network namespaces
+#   systemd    `systemd-analyze`: is the unit file good?
+# COVENANTD_SKIP_APT=1 installs nothing.
+set -euo pipefail
+
+if command -v ip >/dev/null && command -v systemd-analyze >/dev/null; then
+  exit 0
+elif [ -n "${COVENANTD_SKIP_APT:-}" ]; then
+  echo "debian-packages: skipped by COVENANTD_SKIP_APT"
+elif [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "debian-packages: not root on Debian, so nothing is installed; some tests will be skipped"
+else
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -q
+  apt-get install -qy --no-install-recommends iproute2 systemd
+fi

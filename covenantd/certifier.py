@@ -15,6 +15,7 @@ from covenantd.journal import Voted
 from covenantd.node import Node
 from covenantd.roster import Entry, Exclusion, Roster, Vote
 from covenantd.scores import Scores
+from covenantd.status import MAX_SHOWN, ContributionStatus
 from model import messages
 from p2p import records
 from p2p.errors import RecordRejected
@@ -49,12 +50,19 @@ class Certifier:
             commit = commits.from_record(record)
             book = await self._book_of(commit.round)
             book.accept(commit, node.heads.number)
-            node.board.update(commits=len(book.commits))
+            self._show(book)
         except (CommitRefused, RecordRejected) as error:
             node.metrics.contributions.labels(error.reason).inc()
             log.info("commit refused", peer=peer, reason=error.reason, detail=str(error))
             return {"refused": error.reason}
         return {"receipt": self._receipt(commit.round, signed)}
+
+    def _show(self, book: CommitBook) -> None:
+        rows = [ContributionStatus(c.hotkey, "committed", c.size) for c in book.commits.values()]
+        contributions = tuple(rows[:MAX_SHOWN])
+        self._node.board.update(
+            commits=len(book.commits), contributions=contributions, contributions_round=book.rules.round
+        )
 
     def _receipt(self, round: int, signed: bytes) -> bytes:
         node = self._node

@@ -5,10 +5,12 @@ import time
 import structlog
 import trio
 
+from covenantd.chain.protocol import Metagraph
 from covenantd.gather import Certified
 from covenantd.node import Node
+from covenantd.roster import Roster
 from covenantd.round import Phase, State
-from covenantd.status import RoundSummary
+from covenantd.status import MAX_SHOWN, ContributionStatus, Rank, RoundSummary
 from model import messages
 
 log = structlog.get_logger("covenantd.chronicle")
@@ -45,6 +47,8 @@ class Chronicle:
         self.phase_ended(Phase.OUTER_STEP)
         node.metrics.rounds.labels(result=result).inc()
         node.metrics.aggregated_contributions.set(len(body.contributions) if body else 0)
+        contributions = _fates(body) if body else ()
+        node.board.update(contributions=contributions, contributions_round=number)
         node.board.add_round(
             RoundSummary(
                 round=number,
@@ -58,6 +62,7 @@ class Chronicle:
                 contribution_bytes=sum(e.size for e in body.contributions) if body else 0,
                 phases=dict(self._phases),
                 finished_at=time.time(),
+                contributions=contributions,
             )
         )
         self._phases, self.inner_steps = {}, 0
@@ -74,9 +79,13 @@ class Chronicle:
         node = self._node
         view = await node.agreement.view(node.spec.timing.start(number))
         neuron = view.neuron(node.hotkey.hotkey)
+        node.board.update(ranking=_ranking(view))
         if neuron is not None:
-            node.board.update(uid=neuron.uid, weight=neuron.incentive / 65535)
-            node.metrics.weight.set(neuron.incentive / 65535)
+            weight, best = neuron.incentive / 65535, max(n.incentive for n in view.neurons)
+            score = neuron.incentive / best if best else None
+            node.board.update(uid=neuron.uid, weight=weight, score=score)
+            node.metrics.weight.set(weight)
+            node.metrics.score.set(score or 0)
 
     def show(self, state: State, draining: bool) -> None:
         node = self._node
@@ -92,6 +101,17 @@ class Chronicle:
             state_hash=node.journal.memory.state_hash,
             engine=node.engine.state,
         )
+
+
+def _fates(body: Roster) -> tuple[ContributionStatus, ...]:
+    listed = [ContributionStatus(entry.hotkey, "included", entry.size) for entry in body.contributions]
+    left_out = [ContributionStatus(one.hotkey, one.reason) for one in body.exclusions]
+    return tuple([*listed, *left_out][:MAX_SHOWN])
+
+
+def _ranking(view: Metagraph) -> tuple[Rank, ...]:
+    order = sorted(view.neurons, key=lambda n: (-n.incentive, n.uid))[:MAX_SHOWN]
+    return tuple(Rank(n.uid, n.hotkey, n.incentive / 65535, n.validator_permit) for n in order)
 
 
 def _name(state: State, behind: int, draining: bool) -> str:

@@ -1,6 +1,7 @@
 """The verbs every daemon answers, from a StatusBoard and a few orders the composition root supplies."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -61,7 +62,8 @@ def _rounds(board: StatusBoard) -> Handler:
     """All of the last rounds, or with {"round": R} that one."""
 
     async def handler(args: Args) -> object:
-        rounds = board.rounds[-_MAX_ROUNDS_SHOWN:]
+        # who sent what is for the one round asked for: all together would not fit a frame
+        rounds = tuple(replace(one, contributions=()) for one in board.rounds[-_MAX_ROUNDS_SHOWN:])
         if args.get("round") is not None:
             wanted = Fields(args).number("round", 0, _MAX_ROUND)
             rounds = tuple(one for one in board.rounds if one.round == wanted)

@@ -14,7 +14,7 @@ from covenantd.http import serve_http, standard_routes
 from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.sdnotify import Notifier
-from covenantd.status import PeerStatus
+from covenantd.status import MAX_SHOWN, PeerStatus, Transfer
 from model import messages
 from p2p.exchange import Exchange
 from p2p.swarm import Swarm
@@ -106,6 +106,7 @@ def _show_peers(operations: Operations) -> None:
         sent_bytes=sum(exchange.sent_bytes.values()),
         received_bytes=sum(exchange.received_bytes.values()),
         addresses=operations.swarm.transport.addresses,
+        transfers=tuple(Transfer(i, held, size) for i, (held, size) in [*exchange.progress().items()][:MAX_SHOWN]),
     )
     operations.metrics.peers.labels("known").set(len(peers))
     operations.metrics.peers.labels("connected").set(sum(peer.connected for peer in peers))

@@ -11,6 +11,8 @@ STATES = ("waiting", "syncing", "running", "behind", "paused", "draining")
 ENGINE_STATES = ("starting", "ready", "restarting", "off")
 RESULTS = ("certified", "void", "unknown")
 
+MAX_SHOWN = 64  # contributions and ranks in a status: their number is others' to choose
+
 _Shown = TypeVar("_Shown", bound="Status | RoundSummary")
 
 
@@ -29,6 +31,34 @@ class PeerStatus:
     connected: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ContributionStatus:
+    """What one miner sent in a round, and what became of it."""
+
+    hotkey: str  # ss58
+    fate: str  # committed, included, or the roster's reason to leave it out: late, missing, invalid, ...
+    size_bytes: int = 0  # 0: not known
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One hotkey of the subnet as the chain pays it."""
+
+    uid: int
+    hotkey: str  # ss58
+    weight: float  # its share of all incentive, 0 to 1
+    validator: bool = False  # has a permit
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A blob on its way here."""
+
+    blob_id: str  # 64 hex digits
+    held_bytes: int
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +85,10 @@ class Status:
     tokens_per_second: float | None = None
     commits: int = 0  # a validator's: receipted in its newest round
     contributions_held: int = 0
+    contributions: tuple[ContributionStatus, ...] = ()  # of contributions_round, at most MAX_SHOWN
+    contributions_round: int | None = None
+    transfers: tuple[Transfer, ...] = ()  # at most MAX_SHOWN
+    ranking: tuple[Rank, ...] = ()  # best paid first, at most MAX_SHOWN
     roster_size: int | None = None
     state_hash: str = ""  # 64 hex digits
     peers: tuple[PeerStatus, ...] = ()
@@ -80,8 +114,8 @@ class Status:
         """Fields of a newer daemon are dropped. Raises BadStatus."""
         known = _known(Status, data)
         try:
-            peers = tuple(PeerStatus(**_peer(peer)) for peer in known.pop("peers", ()))
-            return Status(**{**known, "addresses": tuple(known.get("addresses", ())), "peers": peers})
+            rows = {name: _rows(kind, known.pop(name, ())) for name, kind in _ROWS.items()}
+            return Status(**{**known, "addresses": tuple(known.get("addresses", ())), **rows})
         except TypeError as error:
             raise BadStatus(f"not a status: {error}") from None
 
@@ -101,17 +135,21 @@ class RoundSummary:
     contribution_bytes: int = 0
     phases: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))  # phase -> seconds
     finished_at: float = 0.0  # seconds since the epoch
+    contributions: tuple[ContributionStatus, ...] = ()  # at most MAX_SHOWN
 
     def as_dict(self) -> dict[str, Any]:
         """As `Status.as_dict`."""
         values = {f.name: _finite(getattr(self, f.name)) for f in fields(self)}
-        return {"schema": SCHEMA, **values, "phases": dict(self.phases)}
+        rows = [asdict(one) for one in self.contributions]
+        return {"schema": SCHEMA, **values, "phases": dict(self.phases), "contributions": rows}
 
     @staticmethod
     def from_dict(data: object) -> "RoundSummary":
         """Fields of a newer daemon are dropped. Raises BadStatus."""
         try:
-            return RoundSummary(**_known(RoundSummary, data))
+            known = _known(RoundSummary, data)
+            rows = _rows(ContributionStatus, known.pop("contributions", ()))
+            return RoundSummary(**known, contributions=rows)
         except TypeError as error:
             raise BadStatus(f"not a round summary: {error}") from None
 
@@ -129,8 +167,22 @@ def _known(kind: type[_Shown], data: object) -> dict[str, Any]:
     return {f.name: data[f.name] for f in fields(kind) if f.name in data}
 
 
-def _peer(data: object) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise BadStatus("a peer that is not a map")
-    known = {f.name: data[f.name] for f in fields(PeerStatus) if f.name in data}
-    return {**known, "addresses": tuple(known.get("addresses", ()))}
+_Row = TypeVar("_Row", bound="PeerStatus | ContributionStatus | Rank | Transfer")
+_ROWS: dict[str, type[Any]] = {
+    "peers": PeerStatus,
+    "contributions": ContributionStatus,
+    "ranking": Rank,
+    "transfers": Transfer,
+}
+
+
+def _rows(kind: type[_Row], data: object) -> tuple[_Row, ...]:
+    """Raises TypeError, as a dataclass does for what does not fit it."""
+    if not isinstance(data, list | tuple) or not all(isinstance(row, Mapping) for row in data):
+        raise TypeError(f"not a list of maps: {data!r:.60}")
+    return tuple(kind(**_row(kind, row)) for row in data)
+
+
+def _row(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name: data[f.name] for f in fields(kind) if f.name in data}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}

@@ -9,23 +9,41 @@ from hypothesis import strategies as st
 
 from covenantd.board import StatusBoard
 from covenantd.conditions import BadCondition, parse_condition
-from covenantd.status import BadStatus, PeerStatus, RoundSummary, Status
+from covenantd.status import BadStatus, ContributionStatus, PeerStatus, Rank, RoundSummary, Status, Transfer
 
 STATUS = Status("miner", addresses=("/a",), round=5, block=40, state="running", phase="outer_step")
 
 
 def test_status_survives_json() -> None:
-    status = Status("miner", addresses=("/a",), peers=(PeerStatus("h", "p", "miner", ("/x",), True),))
+    status = Status(
+        "miner",
+        addresses=("/a",),
+        peers=(PeerStatus("h", "p", "miner", ("/x",), True),),
+        contributions=(ContributionStatus("h", "late"),),
+        transfers=(Transfer("ab" * 32, 5, 9),),
+        ranking=(Rank(0, "h", 0.5, True),),
+    )
     assert Status.from_dict(json.loads(json.dumps(status.as_dict()))) == status
 
 
 def test_round_summary_survives_json() -> None:
-    summary = RoundSummary(3, "void", phases={"train": 1.5, "seal": 0.25})
+    summary = RoundSummary(
+        3, "void", phases={"train": 1.5, "seal": 0.25}, contributions=(ContributionStatus("h", "included", 9),)
+    )
     assert RoundSummary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
 
 
 @pytest.mark.parametrize(
-    "data", [None, [], {}, {"schema": 2, "role": "miner"}, {"schema": 1}, {"schema": 1, "peers": [1]}]
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"schema": 2, "role": "miner"},
+        {"schema": 1},
+        {"schema": 1, "peers": [1]},
+        {"schema": 1, "role": "miner", "ranking": 7},
+    ],
 )
 def test_what_is_no_status_is_refused(data: object) -> None:
     with pytest.raises(BadStatus):

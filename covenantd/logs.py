@@ -94,7 +94,7 @@ def _console(output: TextIO, environ: Mapping[str, str]) -> list[structlog.typin
     return [structlog.dev.ConsoleRenderer(colors=colours, timestamp_key="time", pad_event_to=30)]
 
 
-_json = structlog.processors.JSONRenderer(default=str)
+_json = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
 
 
 def _redact(logger: Any, method: str, event: Event) -> Event:

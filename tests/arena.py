@@ -76,6 +76,20 @@ class Arena:
     def configure(self, peer: LocalPeer, **ground: Any) -> None:
         write_config(peer, replace(self.ground, **ground), "/ip4/127.0.0.1/tcp/0", (self.bootstrap_dial,))
 
+    async def register(self, peer: LocalPeer) -> None:
+        """Give a new hotkey its uid, as its owner would."""
+        chain = LedgerChain(self.ground.ledger_endpoint, self.spec.chain.netuid, peer.hotkey)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(chain.register)
+                while peer.hotkey.hotkey not in await self._registered():
+                    await self._tick(self.spec.timing.start_block + 10**6)
+        finally:
+            await chain.aclose()
+
+    async def _registered(self) -> set[str]:
+        return {n.hotkey for n in (await self.chain.metagraph((await self.chain.block()).number)).neurons}
+
     async def call(self, name: str, verb: str, **args: Any) -> Any:
         async with open_control(self.peers[name].control_socket, 10) as control:
             return await control.call(verb, args, timeout_seconds=30)

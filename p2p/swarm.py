@@ -191,7 +191,8 @@ class Swarm:
             if peer_id in self._connected and self._book.hotkey_of(peer_id) is not None:
                 backoff.reset()
                 await trio.sleep(self.settings.refresh_seconds)
-            elif not await self._quietly(f"bootstrap {address}", lambda: self._meet(peer_id, (address,))):
+            else:
+                await self._quietly(f"bootstrap {address}", lambda: self._meet(peer_id, (address,)))
                 await trio.sleep(backoff.next_seconds())
 
     async def _keep_discovering(self, meetings: Meetings, nursery: trio.Nursery) -> None:

@@ -32,9 +32,8 @@ async def test_a_contribution_is_served_only_after_commits_are_closed(new_arena:
             await arena.until(lambda s: s["miner-0"].block == arena.spec.timing.commit(0), "miner-0", what="C_r")
             assert not await _has(transport, peer, blob_id)
             await arena.advance_to(arena.spec.timing.serve(0))
-            with trio.fail_after(30):
-                while not await _has(transport, peer, blob_id):
-                    await trio.sleep(0.1)
+            await arena.until(lambda s: s["miner-0"].phase == "exchange", "miner-0", what="serving")
+            assert await _has(transport, peer, blob_id)
 
 
 def _sealed(arena: Arena) -> str:

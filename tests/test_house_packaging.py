@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from readme import code_block
 
 ROOT = Path(__file__).parents[1]
 FILES = {"CHANGELOG.md", "LICENSE", "README.md", "constraints.txt", "pyproject.toml"}
@@ -18,13 +19,6 @@ DIRECTORIES = {"covenantd", "model", "p2p", "systemd", "tests"}
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
-
-
-def code_block(marker: str) -> str:
-    """The fenced block that follows `<!-- marker -->` in the README."""
-    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found, f"the README has no block marked {marker}"
-    return found[1]
 
 
 def required() -> dict[str, set[str]]:
@@ -62,7 +56,7 @@ def test_ci_runs_the_command_of_the_readme_and_nothing_else() -> None:
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     commands = [line for line in script if line and not line.startswith("#")]
     assert commands[:2] == ["set -euo pipefail", 'cd "$(dirname "$0")/.."']
-    assert commands[2:] == code_block("test command").splitlines()
+    assert commands[2:] == code_block("test command")
 
 
 def test_ci_is_executable_bash() -> None:

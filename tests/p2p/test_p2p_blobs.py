@@ -299,7 +299,7 @@ def tiny_disk(tmp_path):
     if done.returncode:
         pytest.skip("no right to mount a tmpfs")
     yield mount
-    subprocess.run(["umount", mount], check=True)
+    subprocess.run(["umount", "-l", mount], check=True)  # even under a test that failed
 
 
 def test_a_disk_that_is_really_full(tmp_path, tiny_disk):

@@ -10,6 +10,7 @@ from covenantd import commits, gather, roster
 from covenantd.chain.keys import public_key, verify
 from covenantd.commits import Commit, CommitBook, CommitRefused, Rules
 from covenantd.errors import ChainError, ChainRefused
+from covenantd.gauntlet import standing
 from covenantd.gauntlet.standing import Standing
 from covenantd.journal import Voted
 from covenantd.node import Node
@@ -178,10 +179,15 @@ class Certifier:
         node, standings = self._node, self._scores.standings
         known = Standing(0.0, 0)
         ranked = sorted(checked, key=lambda h: (-standings.get(h, known).gain, h))
-        harmful = [h for h in ranked if standings.get(h, known).gain < node.spec.scoring.harmful_gain]
-        fit = [h for h in ranked if h not in harmful]
+        scoring = node.spec.scoring
+        unfit = standing.unfit(standings, scoring.harmful_gain, scoring.useless_share)
+        fit = [h for h in ranked if h not in unfit]
         listed = fit[: node.spec.roster_size]
-        reasons = {**refused, **dict.fromkeys(harmful, "harmful"), **dict.fromkeys(fit[len(listed) :], "full")}
+        reasons = {
+            **refused,
+            **{h: unfit[h] for h in ranked if h in unfit},
+            **dict.fromkeys(fit[len(listed) :], "full"),
+        }
         reasons |= dict.fromkeys(book.equivocators, "equivocated") | dict.fromkeys(book.stale, "base")
         return Roster(
             run_id=node.spec.run_id,

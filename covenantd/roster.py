@@ -36,7 +36,7 @@ class Entry:
 @dataclass(frozen=True)
 class Exclusion:
     hotkey: str
-    reason: str  # stable word: late, invalid, missing, equivocated, harmful, base, full
+    reason: str  # stable word: invalid, missing, equivocated, harmful, useless, base, full
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Scoring:
     scale: float = 1.0
     decay: float = 0.6
     harmful_gain: float = -1e-3  # an average below this leaves a miner out of the roster
+    useless_share: float = 0.1  # so does one below this share of the median, after two rounds
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,16 @@ def miss(standings: Mapping[str, Standing], hotkeys: Iterable[str], decay: float
     return observe(standings, {h: min(0.0, standings[h].gain) for h in hotkeys if h in standings}, decay)
 
 
+def unfit(standings: Mapping[str, Standing], harmful_gain: float, useless_share: float) -> dict[str, str]:
+    """Who stays out of the roster, and why: "harmful" if its average gain is below `harmful_gain`; "useless" if,
+    after two rounds or more, it is below `useless_share` of the median gain. They are still scored: they can return.
+    """
+    median = sorted(s.gain for s in standings.values())[(len(standings) - 1) // 2] if standings else 0.0
+    reasons = {h: "harmful" for h, s in standings.items() if s.gain < harmful_gain}
+    useless = {h: "useless" for h, s in standings.items() if s.rounds >= 2 and s.gain < useless_share * median}
+    return {**(useless if median > 0 else {}), **reasons}
+
+
 def weights(standings: Mapping[str, Standing]) -> dict[str, float]:
     """Shares of the reward, summing to 1: proportional to the positive average gain. Empty when nobody gains."""
     positive = {h: s.gain for h, s in standings.items() if s.gain > 0}

@@ -1,0 +1,134 @@
+"""The verbs of `covenantctl`: their arguments, the question each asks, how its answer is printed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from covenantd import __version__
+from covenantd.controlwire import ControlError
+from covenantd.ctlclient import BlockingClient
+from covenantd.errors import EXIT_OK
+
+_GRACE_SECONDS = 10.0  # what we wait for the answer beyond the daemon's own deadline
+_FOREVER_SECONDS = 8 * 86400.0
+
+Arguments = argparse.Namespace
+Connect = Callable[[], BlockingClient]
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`action` gets a connection; `by_itself` opens one, or none, when it likes."""
+
+    help: str
+    action: Callable[[BlockingClient, Arguments], int] | None = None
+    add_arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
+    by_itself: Callable[[Connect, Arguments], int] | None = None
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 7 * 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 604800")
+    return value
+
+
+def show(args: Arguments, data: dict[str, Any], human: Callable[[Any], str]) -> int:
+    print(json.dumps(data) if args.json else human(data))
+    sys.stdout.flush()
+    return EXIT_OK
+
+
+def _status(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctloutput import status_text
+
+    return show(args, client.call("status"), status_text)
+
+
+def _top_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interval", type=_interval, default=1.0, metavar="S", help="seconds between looks (1)")
+    parser.add_argument("--once", action="store_true", help="print one frame and leave")
+
+
+def _interval(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 3600")
+    return value
+
+
+def _top(connect: Connect, args: Arguments) -> int:
+    from covenantd import top
+
+    return top.main(connect, args.interval, args.once)
+
+
+def _peers(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctloutput import peers_text
+
+    return show(args, client.call("peers"), peers_text)
+
+
+def _rounds_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="show R", help="one round in detail")
+
+
+def _rounds(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctloutput import round_text, rounds_text
+
+    if not args.words:
+        return show(args, client.call("rounds"), rounds_text)
+    if len(args.words) != 2 or args.words[0] != "show" or not args.words[1].isdecimal():
+        raise ControlError("usage", f"rounds {' '.join(args.words)}: only `rounds` and `rounds show NUMBER` are known")
+    return show(args, client.call("rounds", {"round": int(args.words[1])}), round_text)
+
+
+def _order(name: str) -> Callable[[BlockingClient, Arguments], int]:
+    def action(client: BlockingClient, args: Arguments) -> int:
+        return show(args, client.call(name), lambda data: f"{name}: taken; state {data.get('state', '?')}")
+
+    return action
+
+
+def _wait_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--for",
+        dest="condition",
+        required=True,
+        metavar="CONDITION",
+        help="round>=N, block>=N, peers>=N, state=STATE, phase=PHASE or idle",
+    )
+    parser.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds (exit 5)")
+
+
+def _wait(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctloutput import status_line
+
+    patience = _FOREVER_SECONDS if args.timeout is None else args.timeout + _GRACE_SECONDS
+    request = {"for": args.condition, "timeout_seconds": args.timeout}
+    return show(args, client.call("wait", request, patience), status_line)
+
+
+def _version(client: BlockingClient, args: Arguments) -> int:
+    data = {**client.call("version"), "client": __version__}
+    return show(args, data, lambda d: f"covenantctl {__version__}\ncovenantd   {d.get('version', '?')}")
+
+
+VERBS = {
+    "status": Verb("what the daemon is doing", _status),
+    "top": Verb("the same, live; q quits", None, _top_arguments, _top),
+    "peers": Verb("who else is in the run, and the traffic with each", _peers),
+    "rounds": Verb("how the last rounds went; `rounds show R` for one", _rounds, _rounds_arguments),
+    "pause": Verb("finish the round, then hold still until `resume`", _order("pause")),
+    "resume": Verb("go on after `pause`", _order("resume")),
+    "drain": Verb("finish the round, then stop the daemon", _order("drain")),
+    "wait": Verb("return once a condition holds", _wait, _wait_arguments),
+    "version": Verb("versions of this program and of the daemon", _version),
+}

@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--allow-faults", action="store_true", help="tests only: obey FlipBit")
     arguments = parser.parse_args()
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the daemon decides what ends
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(arguments.socket)

@@ -225,6 +225,8 @@ def test_it_outlives_the_thread_that_started_it(directory: Path) -> None:
     thread.join()
     with started[0] as engine:
         expect(m.Loaded, engine.ask(load_message(directory)))
+        engine.process.send_signal(signal.SIGINT)  # a terminal's Ctrl-C: for the daemon to decide
+        expect(m.Hashed, engine.ask(m.Hash()))
 
 
 def test_garbage_on_the_socket_is_a_bug_of_the_daemon_and_faults_need_a_flag(directory: Path) -> None:

@@ -47,6 +47,7 @@ class SwarmSettings:
     refresh_seconds: float = 1.0
     retry_first_seconds: float = 0.5
     retry_last_seconds: float = 15.0
+    bootstrap_retry_seconds: float = 3.0
     dial_seconds: float = 10.0
     hello_seconds: float = 10.0
     answer_seconds: float = 60.0
@@ -186,7 +187,7 @@ class Swarm:
         peer_id = address.rpartition("/p2p/")[2]
         if peer_id == self.peer_id:
             return
-        backoff = Backoff(self.settings.retry_first_seconds, self.settings.retry_last_seconds)
+        backoff = Backoff(self.settings.retry_first_seconds, self.settings.bootstrap_retry_seconds)
         while True:
             if peer_id in self._connected and self._book.hotkey_of(peer_id) is not None:
                 backoff.reset()

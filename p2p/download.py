@@ -29,7 +29,7 @@ from p2p.protocols import PeerId, Transport
 from p2p.reputation import Reputation
 from p2p.schedule import Schedule
 from p2p.stall import StallGuard
-from p2p.wire import Fields, receive_bytes, receive_frame, send_frame
+from p2p.wire import Fields, receive_buffer, receive_frame, send_frame
 
 _log = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES = 128 << 10  # a bitmap and a few words
@@ -263,7 +263,7 @@ class Download:
         assert self._schedule is not None and self.partial is not None
         piece = visit.asked[0]
         length = self.partial.manifest.length(piece)
-        data = await receive_bytes(stream, length)
+        data = await receive_buffer(stream, length)
         visit.asked.popleft()
         visit.waiting_since = trio.current_time()
         self._around.on_received(visit.holder, len(data))

@@ -24,7 +24,7 @@ def is_blob_id(text: str) -> bool:
     return _BLOB_ID.fullmatch(text) is not None
 
 
-def piece_hash(data: bytes | memoryview) -> bytes:
+def piece_hash(data: bytes | bytearray | memoryview) -> bytes:
     return blake3(data).digest()
 
 
@@ -62,7 +62,7 @@ class Manifest:
             raise IndexError(f"piece {index} of {self.pieces}")
         return min(self.piece_bytes, self.size - self.offset(index))
 
-    def matches(self, index: int, data: bytes | memoryview) -> bool:
+    def matches(self, index: int, data: bytes | bytearray | memoryview) -> bool:
         start = index * HASH_BYTES
         expected = self.hashes[start : start + HASH_BYTES]
         return len(data) == self.length(index) and piece_hash(data) == expected

@@ -28,7 +28,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise BlobError(f"{path}: {error.strerror}") from error
 
 
-def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """pwrite may write less than asked, most of all when the disk is almost full."""
     view = memoryview(data)
     while view:
@@ -83,7 +83,7 @@ class PartialBlob:
         """Piece i is bit i % 8 of byte i // 8."""
         return numpy.packbits(numpy.frombuffer(self._have, numpy.uint8), bitorder="little").tobytes()
 
-    def write_piece(self, index: int, data: bytes | memoryview) -> None:
+    def write_piece(self, index: int, data: bytes | bytearray | memoryview) -> None:
         """Raises BlobCorrupt if it is not that piece; DiskFull, BlobError."""
         if not self.manifest.matches(index, data):
             raise BlobCorrupt(f"piece {index} of {self.manifest.blob_id} does not match its hash")

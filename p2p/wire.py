@@ -96,7 +96,7 @@ async def send_frame(stream: ByteStream, message: object, max_bytes: int = MAX_F
 
 async def receive_frame(stream: ByteStream, max_bytes: int = MAX_FRAME_BYTES) -> Any:
     """Receive one message of plain data. Raises StreamClosed (EOF, anywhere) or ProtocolViolation."""
-    return unpack(await receive_bytes(stream, max_bytes))
+    return unpack(await receive_buffer(stream, max_bytes))
 
 
 async def send_bytes(stream: ByteStream, data: bytes | memoryview) -> None:
@@ -114,13 +114,18 @@ async def send_bytes(stream: ByteStream, data: bytes | memoryview) -> None:
 
 async def receive_bytes(stream: ByteStream, max_bytes: int) -> bytes:
     """Receive one frame's body. Raises StreamClosed (EOF, anywhere) or ProtocolViolation (too long)."""
+    return bytes(await receive_buffer(stream, max_bytes))
+
+
+async def receive_buffer(stream: ByteStream, max_bytes: int) -> bytearray:
+    """`receive_bytes` without its last copy, which for a piece of a blob costs more than hashing it."""
     (length,) = _LENGTH.unpack(await _receive_exactly(stream, _LENGTH.size))
     if length > max_bytes:
         raise ProtocolViolation(f"frame of {length} bytes exceeds {max_bytes}")
     return await _receive_exactly(stream, length)
 
 
-async def _receive_exactly(stream: ByteStream, size: int) -> bytes:
+async def _receive_exactly(stream: ByteStream, size: int) -> bytearray:
     """Grows with what has arrived: a promised length alone costs us nothing."""
     received = bytearray()
     while len(received) < size:
@@ -131,7 +136,7 @@ async def _receive_exactly(stream: ByteStream, size: int) -> bytes:
         if not chunk:
             raise StreamClosed(f"stream ended after {len(received)} of {size} bytes")
         received += chunk
-    return bytes(received)
+    return received
 
 
 class Fields:

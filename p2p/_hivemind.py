@@ -32,10 +32,14 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     "hivemind.utils.mpfuture": {"MPFuture": object},
     "hivemind.utils.tensor_descr": {"TensorDescriptor": object},
 }
+_MAX_KEYS = 1 << 14  # a stranger's signed records cost him nothing
 _PACKAGES = {"hivemind": ".", "hivemind.dht": "dht"}
 
 Accept = Callable[[bytes, str, bytes, float], bool]
 """(id of the key, subkey, value, expiry in seconds since the epoch) -> whether the DHT may hold this entry."""
+
+Keep = Callable[[str], bool]
+"""subkey -> whether we store entries under it for others. Unlike Accept, it may differ between nodes."""
 
 
 def key_id(key: str) -> bytes:
@@ -96,7 +100,7 @@ class HivemindNode:
 
     @classmethod
     async def create(
-        cls, control_address: str, accept: Accept | None, replicas: int, rpc_seconds: float
+        cls, control_address: str, accept: Accept | None, keep: Keep, replicas: int, rpc_seconds: float
     ) -> "HivemindNode":
         hivemind = load()
         p2p = await hivemind.P2P.replicate(hivemind.Multiaddr(control_address))
@@ -113,6 +117,9 @@ class HivemindNode:
             cache_on_store=False,
             backoff_rate=1.0,  # by default a silent peer is avoided twice as long each time, without bound
         )
+        for storage in (node.protocol.storage, node.protocol.cache):
+            storage.maxsize = _MAX_KEYS
+            storage.store_subkey = functools.partial(_store_if_kept, storage.store_subkey, keep)
         return cls(p2p, node, hivemind)
 
     async def store(self, key: str, subkey: str, value: bytes, expires_at: float) -> bool:
@@ -149,6 +156,12 @@ class HivemindNode:
     async def shutdown(self) -> None:
         await self._node.shutdown()
         await self._p2p.shutdown()
+
+
+def _store_if_kept(
+    store: Callable[..., bool], keep: Keep, key: Any, subkey: Any, value: bytes, expires_at: float
+) -> bool:
+    return keep(subkey) and store(key, subkey, value, expires_at)
 
 
 def _validator(hivemind: ModuleType, accept: Accept) -> Any:

@@ -37,6 +37,7 @@ from p2p.protocols import PeerId, StreamHandler
 __all__ = ["P2pdSettings", "P2pdStream", "P2pdTransport", "open_p2pd"]
 _log = logging.getLogger(__name__)
 _MAX_STREAM_INFO_BYTES = 4096
+_ADDRESSES_SECONDS = 60.0
 
 
 class P2pdStream:
@@ -193,6 +194,15 @@ class P2pdTransport:
         self._nursery.start_soon(trio.serve_listeners, self._serve_inbound, [trio_listener])
         await self._hold_open()
         await self.refresh_addresses()
+        self._nursery.start_soon(self._keep_addresses)
+
+    async def _keep_addresses(self) -> None:
+        while True:
+            await trio.sleep(_ADDRESSES_SECONDS)
+            try:
+                await self.refresh_addresses()
+            except TransportError as error:
+                _log.debug("asking p2pd for our addresses: %s", error)
 
     async def _serve_inbound(self, stream: trio.SocketStream) -> None:
         info = self._messages.StreamInfo()

@@ -54,22 +54,26 @@ class DhtSettings:
 
 
 class Dht:
-    """A `RecordStore`; made by `open_dht`. Peers' clocks must agree within 3 s."""
+    """A `RecordStore`; made by `open_dht`. Peers' clocks must agree within 3 s.
+
+    `admit` (settable): the subkeys under which we store entries for others, so that strangers cannot fill the
+    memory of all. It is called from another thread.
+    """
 
     def __init__(
         self,
         thread: AsyncioThread,
-        node: HivemindNode,
         transport: P2pdTransport,
         place: Place | None,
         settings: DhtSettings,
     ) -> None:
         self._thread = thread
         self._transport = transport
-        self._node = node
+        self.admit: Callable[[str], bool] = lambda subkey: True
         self._place = place
         self._settings = settings
         self._next_try: dict[PeerId, float] = {}
+        self._node: HivemindNode
 
     async def store(self, key: str, subkey: str, value: bytes, lifetime_seconds: float) -> bool:
         """Whether some node took it. Raises ValueError (too long, or not where it belongs), TransportError.
@@ -95,6 +99,25 @@ class Dht:
     async def size(self) -> int:
         """Other nodes we know."""
         return await self._call(self._node.size)
+
+    async def start(self, accept: Accept | None) -> None:
+        """Raises TransportError."""
+        address, settings = self._transport.control_address, self._settings
+
+        async def create() -> HivemindNode:
+            return await HivemindNode.create(
+                address, accept, lambda subkey: self.admit(subkey), settings.replicas, settings.rpc_seconds
+            )
+
+        self._node = await self._call(create)
+
+    async def shut_down(self) -> None:
+        """Politely if p2pd still answers; the thread ends in any case."""
+        with trio.move_on_after(_SHUTDOWN_SECONDS):
+            try:
+                await self._call(self._node.shutdown)
+            except TransportError as error:
+                _log.debug("shutting down: %s", error)
 
     async def keep_joining(self) -> None:
         while True:
@@ -150,41 +173,15 @@ async def open_dht(
     load()  # here and not in the thread: imports with stand-ins must not race other imports
     accept = _accept(place, settings) if place is not None else None
     async with asyncio_thread("dht") as thread:
-        node = await _start(thread, transport, accept, settings)
-        dht = Dht(thread, node, transport, place, settings)
+        dht = Dht(thread, transport, place, settings)
+        await dht.start(accept)
         try:
             async with background() as nursery:
                 nursery.start_soon(dht.keep_joining)
                 yield dht
         finally:
             with trio.CancelScope(shield=True):
-                await _shut_down(thread, node)
-
-
-async def _start(
-    thread: AsyncioThread, transport: P2pdTransport, accept: Accept | None, settings: DhtSettings
-) -> HivemindNode:
-    address = transport.control_address
-
-    async def create() -> HivemindNode:
-        return await HivemindNode.create(address, accept, settings.replicas, settings.rpc_seconds)
-
-    try:
-        return await thread.call(create, settings.call_seconds)
-    except TransportError:
-        raise
-    except Exception as error:
-        raise TransportError(f"the DHT node does not start: {error!r}"[:500]) from error
-
-
-async def _shut_down(thread: AsyncioThread, node: HivemindNode) -> None:
-    """Politely if p2pd still answers; the thread ends in any case."""
-    try:
-        await thread.call(node.shutdown, _SHUTDOWN_SECONDS)
-    except TransportError:
-        _log.debug("the DHT node was not shut down in time")
-    except Exception:  # noqa: BLE001 - hivemind may raise anything here, and we are leaving anyway
-        _log.exception("the DHT node did not shut down cleanly")
+                await dht.shut_down()
 
 
 def _accept(place: Place, settings: DhtSettings) -> Accept:

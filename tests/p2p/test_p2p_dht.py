@@ -69,6 +69,22 @@ async def test_an_entry_goes_where_its_author_wants_it_or_nowhere(tmp_path: Path
             assert await dht.fetch("key") == {"me": b"me: x"}
 
 
+async def test_nothing_is_stored_for_who_is_not_admitted(tmp_path: Path) -> None:
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with (
+            open_p2pd(settings(tmp_path, "a")) as a,
+            open_p2pd(settings(tmp_path, "b")) as b,
+            open_dht(a) as dht_a,
+        ):
+            dht_a.admit = {"friend"}.__contains__
+            async with open_dht(b) as dht_b:
+                await b.dial(a.addresses[0])
+                await dht_b.store("key", "friend", b"1", 60)
+                await dht_b.store("key", "stranger", b"2", 60)
+                assert set(await dht_b.fetch("key")) == {"friend", "stranger"}  # b has both itself
+            assert await dht_a.fetch("key") == {"friend": b"1"}
+
+
 async def test_a_frozen_p2pd_costs_a_deadline_and_no_more(tmp_path: Path) -> None:
     impatient = DhtSettings(call_seconds=1.0)
     with trio.fail_after(DEADLINE_SECONDS):

@@ -45,12 +45,22 @@ def _fields(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= _MAX_SENT_FIELDS and all(map(_field, value))
 
 
+def _hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value)
+
+
+_WEIGHTS: dict[str, Callable[[Any], bool]] = {"uids": _u16_list, "values": _u16_list, "version_key": _amount}
 ARGUMENTS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "register": {},
+    "swap_hotkey": {"to": _hotkey},
+    "allow": {"hotkey": _hotkey},
+    "disallow": {"hotkey": _hotkey},
     "add_stake": {"amount": _amount},
     "transfer": {"to": _hotkey, "amount": _amount},
     "set_commitment": {"fields": _fields},
-    "set_weights": {"uids": _u16_list, "values": _u16_list, "version_key": _amount},
+    "set_weights": _WEIGHTS,
+    "commit_weights": {"hash": _hash},
+    "reveal_weights": _WEIGHTS | {"salt": _field},
 }
 
 

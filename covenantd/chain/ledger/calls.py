@@ -5,18 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from covenantd.chain.ledger.membership import allow, disallow, register, swap_hotkey
 from covenantd.chain.ledger.signing import Call
-from covenantd.chain.ledger.state import (
-    CommitmentRow,
-    NeuronRow,
-    Refusal,
-    State,
-    Totals,
-    WeightsRow,
-)
+from covenantd.chain.ledger.state import CommitmentRow, Refusal, State, require
+from covenantd.chain.ledger.weighing import commit_weights, reveal_weights, set_weights
 from covenantd.chain.protocol import MAX_COMMITMENT_FIELDS
 
-_U16_MAX = 65535
+MIN_COMMITMENT_COST_BYTES = 100  # what even the smallest commitment takes of the quota
 
 
 def apply_call(state: State, block: int, call: Call) -> str | None:
@@ -35,112 +30,47 @@ def apply_call(state: State, block: int, call: Call) -> str | None:
     return None
 
 
-def _require(condition: bool, name: str) -> None:
-    if not condition:
-        raise Refusal(name)
-
-
-def _register(state: State, block: int, hotkey: str, _args: dict[str, Any]) -> None:
-    settings, totals = state.settings, state.totals
-    _require(settings.registration_allowed, "SubNetRegistrationDisabled")
-    count = totals.registrations if totals.registrations_block == block else 0
-    _require(count < settings.max_registrations_per_block, "TooManyRegistrationsThisBlock")
-    _require(state.uid(hotkey) is None, "HotKeyAlreadyRegisteredInSubNet")
-    account = state.account(hotkey)
-    _require(account.balance >= settings.registration_burn, "NotEnoughBalanceToStake")
-    uid = _free_uid(state, block)
-    _clear_uid(state, uid)
-    state.accounts.put(hotkey, replace(account, balance=account.balance - settings.registration_burn))
-    # As on the chain, a registration counts as an update: the first weights wait for the rate limit too.
-    state.put_neuron(uid, NeuronRow(hotkey, registered_block=block, last_update_block=block))
-    state.totals = Totals(
-        totals.issued, totals.burned + settings.registration_burn, totals.last_epoch_block, block, count + 1
-    )
-
-
-def _free_uid(state: State, block: int) -> int:
-    """The next uid, or that of the neuron with the least emission, the oldest first, immune ones spared."""
-    settings = state.settings
-    if len(state.neurons) < settings.max_neurons:
-        return len(state.neurons)
-    candidates = [
-        (row.emission, row.registered_block, uid)
-        for uid, row in ((int(uid), row) for uid, row in state.neurons.items())
-        if block - row.registered_block >= settings.immunity_blocks
-    ]
-    _require(bool(candidates), "NoNeuronIdAvailable")
-    return min(candidates)[2]
-
-
-def _clear_uid(state: State, uid: int) -> None:
-    former = state.neurons.get(uid)
-    if former is not None:
-        state.commitments.drop(former.hotkey)  # unlike the chain, which keeps it: here nothing may grow for ever
-        state.weights.drop(uid)
-
-
 def _add_stake(state: State, _block: int, hotkey: str, args: dict[str, Any]) -> None:
     amount, account = args["amount"], state.account(hotkey)
-    _require(amount > 0, "AmountTooLow")
-    _require(state.uid(hotkey) is not None, "HotKeyAccountNotExists")
-    _require(account.balance >= amount, "NotEnoughBalanceToStake")
+    require(amount > 0, "AmountTooLow")
+    require(state.uid(hotkey) is not None, "HotKeyAccountNotExists")
+    require(account.balance >= amount, "NotEnoughBalanceToStake")
     state.accounts.put(hotkey, replace(account, balance=account.balance - amount, stake=account.stake + amount))
 
 
 def _transfer(state: State, _block: int, hotkey: str, args: dict[str, Any]) -> None:
     amount, sender = args["amount"], state.account(hotkey)
-    _require(amount > 0, "AmountTooLow")
-    _require(sender.balance >= amount, "FundsUnavailable")
+    require(amount > 0, "AmountTooLow")
+    require(sender.balance >= amount, "FundsUnavailable")
     state.accounts.put(hotkey, replace(sender, balance=sender.balance - amount))
     receiver = state.account(args["to"])  # read now: it may be the sender
     state.accounts.put(args["to"], replace(receiver, balance=receiver.balance + amount))
 
 
 def _set_commitment(state: State, block: int, hotkey: str, args: dict[str, Any]) -> None:
-    _require(state.uid(hotkey) is not None, "AccountNotAllowedCommit")
-    _require(len(args["fields"]) <= MAX_COMMITMENT_FIELDS, "TooManyFieldsInCommitmentInfo")
-    state.commitments.put(hotkey, CommitmentRow(block, tuple(args["fields"])))
+    require(state.uid(hotkey) is not None, "AccountNotAllowedCommit")
+    require(len(args["fields"]) <= MAX_COMMITMENT_FIELDS, "TooManyFieldsInCommitmentInfo")
+    former, quota = state.commitments.get(hotkey), state.settings.commitment_bytes_per_epoch
+    this_epoch = former is not None and former.block >= state.totals.last_epoch_block
+    used = (former.used_bytes if former and this_epoch else 0) + commitment_cost_bytes(args["fields"])
+    require(quota == 0 or used <= quota, "SpaceLimitExceeded")
+    state.commitments.put(hotkey, CommitmentRow(block, tuple(args["fields"]), used))
 
 
-def _set_weights(state: State, block: int, hotkey: str, args: dict[str, Any]) -> None:
-    settings, size = state.settings, len(state.neurons)
-    uids, values = args["uids"], args["values"]
-    _require(len(uids) == len(values), "WeightVecNotEqualSize")
-    _require(len(uids) <= size, "UidsLengthExceedUidsInSubNet")
-    uid = state.uid(hotkey)
-    if uid is None:
-        raise Refusal("HotKeyNotRegisteredInSubNet")
-    neuron = state.neuron(uid)
-    _require(state.account(hotkey).stake >= settings.min_weight_stake, "NotEnoughStakeToSetWeights")
-    _require(args["version_key"] >= settings.weights_version, "IncorrectWeightVersionKey")
-    waited = neuron.last_update_block == 0 or (block - neuron.last_update_block >= settings.weights_rate_limit_blocks)
-    _require(waited, "SettingWeightsTooFast")
-    only_self = uids == [uid]
-    _require(only_self or neuron.validator_permit, "NeuronNoValidatorPermit")
-    _require(len(set(uids)) == len(uids), "DuplicateUids")
-    _require(all(target < size for target in uids), "UidVecContainInvalidOne")
-    _require(only_self or len(uids) >= min(settings.min_allowed_weights, size), "WeightVecLengthIsLow")
-    upscaled = _upscale(values)
-    within = settings.max_weight_limit == _U16_MAX or only_self or _within_limit(upscaled, settings.max_weight_limit)
-    _require(within, "MaxWeightExceeded")
-    state.weights.put(uid, WeightsRow(tuple(uids), tuple(upscaled)))
-    state.put_neuron(uid, replace(neuron, last_update_block=block))
-
-
-def _upscale(values: list[int]) -> list[int]:
-    """Scale so that the largest is 65535."""
-    largest = max(values, default=0)
-    return [v * _U16_MAX // largest for v in values] if largest else values
-
-
-def _within_limit(values: list[int], limit: int) -> bool:
-    return max(values, default=0) * _U16_MAX <= limit * sum(values)
+def commitment_cost_bytes(fields: list[str]) -> int:
+    """Of fields in hex: the chain counts the encoded record, a byte for the list and one for each field."""
+    return max(MIN_COMMITMENT_COST_BYTES, 1 + sum(1 + len(field) // 2 for field in fields))
 
 
 _METHODS: dict[str, Callable[[State, int, str, dict[str, Any]], None]] = {
-    "register": _register,
+    "register": register,
+    "swap_hotkey": swap_hotkey,
+    "allow": allow,
+    "disallow": disallow,
     "add_stake": _add_stake,
     "transfer": _transfer,
     "set_commitment": _set_commitment,
-    "set_weights": _set_weights,
+    "set_weights": set_weights,
+    "commit_weights": commit_weights,
+    "reveal_weights": reveal_weights,
 }

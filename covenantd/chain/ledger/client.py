@@ -5,13 +5,13 @@ import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import isfinite
 from typing import Any
 
 import trio
 
 from covenantd.chain.ledger.answers import decoded, parse_block, parse_epoch, parse_metagraph
 from covenantd.chain.ledger.connection import LedgerConnections, Unreachable
+from covenantd.chain.ledger.sealing import SealedWeights
 from covenantd.chain.ledger.signing import call_digest, sign_call
 from covenantd.chain.ledger.state import Refusal
 from covenantd.chain.protocol import MAX_FIELD_BYTES, Block, EpochInfo, Metagraph
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 _LONG_POLL_SECONDS = 20
 _FIRST_BACKOFF_SECONDS = 0.05
 _LONGEST_BACKOFF_SECONDS = 2.0
-_U16_MAX = 65535
 _ASK_AGAIN = {"BlockNotFinalized", "NotIncludedYet", "PoolFull"}
 """Refusals of the moment, not of the thing."""
 
@@ -49,6 +48,7 @@ class LedgerChain:
         self._read_seconds = read_seconds
         self._write_seconds = write_seconds
         self._last_nonce = 0
+        self._sealed: list[SealedWeights] = []
 
     async def heads(self) -> AsyncIterator[Block]:
         """As the protocol says; starts with the present head. A ledger that is away is waited for.
@@ -76,10 +76,37 @@ class LedgerChain:
         return await self._write("set_commitment", {"fields": [bytes(field).hex() for field in fields]})
 
     async def set_weights(self, weights: Mapping[int, float], version_key: int = 0) -> int:
-        """Raises ValueError for a negative or infinite weight."""
-        uids = sorted(weights)
-        values = _scaled_to_u16([weights[uid] for uid in uids])
-        return await self._write("set_weights", {"uids": uids, "values": values, "version_key": version_key})
+        """On a ledger with commit-reveal: reveal what was set before, as far as its time has come, and commit to
+        these. Called once an epoch, every row is shown one epoch late; a row that its owner forgot by a restart is
+        never shown. Raises ValueError for a negative or infinite weight."""
+        sealed = SealedWeights.seal(weights, version_key)
+        hidden = decoded(lambda value: value.get("commit_reveal") is True, await self._read("epoch"))
+        if not hidden:
+            return await self._write("set_weights", sealed.open_arguments())
+        await self._reveal_due()
+        return await self.commit_weights(sealed)
+
+    async def commit_weights(self, sealed: SealedWeights) -> int:
+        """Commit to weights that `set_weights` or `reveal_weights` show later. Returns the block."""
+        signer = self._require_signer()
+        digest = sealed.hash_for(signer.hotkey, self._connections.netuid)
+        block = await self._write("commit_weights", {"hash": digest})
+        self._sealed.append(sealed)
+        return block
+
+    async def reveal_weights(self, sealed: SealedWeights) -> int:
+        """Show weights that were committed to. Returns the block."""
+        return await self._write("reveal_weights", sealed.reveal_arguments())
+
+    async def _reveal_due(self) -> None:
+        for sealed in list(self._sealed):
+            try:
+                await self.reveal_weights(sealed)
+            except ChainRefused as refusal:
+                if refusal.name == "RevealTooEarly":
+                    return
+                logger.warning("weights not revealed: %s", refusal)
+            self._sealed.remove(sealed)
 
     async def balance(self, hotkey: str) -> int:
         """Free balance in rao at the head; 0 for a hotkey nobody heard of."""
@@ -96,6 +123,14 @@ class LedgerChain:
     async def transfer(self, to: str, amount: int) -> int:
         """Move `amount` rao to another hotkey's balance. Returns the block."""
         return await self._write("transfer", {"to": to, "amount": amount})
+
+    async def swap_hotkey(self, to: str) -> int:
+        """Hand over uid, stake, balance and commitment to another hotkey. Returns the block."""
+        return await self._write("swap_hotkey", {"to": to})
+
+    async def allow(self, hotkey: str, allowed: bool = True) -> int:
+        """Put a hotkey on a private subnet's allow-list or take it off; the owner's call. Returns the block."""
+        return await self._write("allow" if allowed else "disallow", {"hotkey": hotkey})
 
     async def advance(self, blocks: int) -> Block:
         """Make blocks at once; needs a ledger started with --allow-advance. Not retried. Returns the new head."""
@@ -164,11 +199,10 @@ class LedgerChain:
 
     async def _submit_once(self, method: str, args: dict[str, Any]) -> dict[str, Any] | None:
         """Sign with a fresh nonce and see it through to its block; None if another call had taken the nonce."""
-        if self._signer is None:
-            raise ChainRefused("BadSignature", "this client has no hotkey to sign with")
-        nonce = await self._take_nonce(self._signer.hotkey)
+        signer = self._require_signer()
+        nonce = await self._take_nonce(signer.hotkey)
         genesis = await self._connections.genesis()
-        submission = sign_call(self._signer, genesis, nonce, method, args)
+        submission = sign_call(signer, genesis, nonce, method, args)
         pauses = _backoff()
         while True:
             try:
@@ -179,12 +213,17 @@ class LedgerChain:
                 if refusal.name != "StaleNonce":
                     raise _chain_error(refusal) from None
             # Read before sending again: it may be in a block already, or its nonce may be another's.
-            fate = await self._retrying("fate", {"hotkey": self._signer.hotkey, "nonce": nonce})
+            fate = await self._retrying("fate", {"hotkey": signer.hotkey, "nonce": nonce})
             if decoded(partial(_is_lost, nonce=nonce, digest=call_digest(submission["call"])), fate):
                 return None
             if fate["status"] == "included":
                 return decoded(_included, fate)
             await trio.sleep(next(pauses))
+
+    def _require_signer(self) -> Signer:
+        if self._signer is None:
+            raise ChainRefused("BadSignature", "this client has no hotkey to sign with")
+        return self._signer
 
     async def _take_nonce(self, hotkey: str) -> int:
         answer = await self._retrying("nonce", {"hotkey": hotkey})
@@ -217,14 +256,6 @@ def _is_lost(fate: Any, nonce: int, digest: str) -> bool:
     if fate["status"] == "unknown":
         return int(fate["used_nonce"]) >= nonce
     return bool(fate["digest"] != digest)
-
-
-def _scaled_to_u16(weights: Sequence[float]) -> list[int]:
-    """Scale so that the largest is 65535; all zero stays so."""
-    if not all(isfinite(weight) and weight >= 0 for weight in weights):
-        raise ValueError("weights must be finite and not negative")
-    largest = max(weights, default=0.0)
-    return [round(weight / largest * _U16_MAX) if largest else 0 for weight in weights]
 
 
 def _backoff() -> Iterator[float]:

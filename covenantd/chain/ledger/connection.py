@@ -42,7 +42,7 @@ class LedgerConnections:
 
     def __init__(self, endpoint: str, netuid: int) -> None:
         self.endpoint = endpoint
-        self._netuid = netuid
+        self.netuid = netuid
         self._connect = connector(endpoint)
         self._idle: list[LineStream] = []
         self._ids = count(1)
@@ -81,8 +81,8 @@ class LedgerConnections:
     def _check_chain(self, answer: Any) -> None:
         if not isinstance(answer, dict) or not isinstance(genesis := answer.get("genesis"), str):
             raise Unreachable("what answers there is no ledger")
-        if answer.get("netuid") != self._netuid:
-            raise Refusal("SubnetNotExists", f"the ledger has netuid {answer.get('netuid')}, not {self._netuid}")
+        if answer.get("netuid") != self.netuid:
+            raise Refusal("SubnetNotExists", f"the ledger has netuid {answer.get('netuid')}, not {self.netuid}")
         if self._genesis not in (None, genesis):
             raise Refusal("WrongGenesis", "another ledger than before answers there")
         self._genesis = genesis

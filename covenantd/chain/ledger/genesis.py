@@ -9,7 +9,8 @@ from typing import Any
 
 from covenantd.chain.keys import public_key
 from covenantd.chain.ledger.permits import assign_permits
-from covenantd.chain.ledger.state import MAX_AMOUNT, Account, NeuronRow, Settings, State
+from covenantd.chain.ledger.state import MAX_AMOUNT, Account, AllowedRow, NeuronRow, Settings, State
+from covenantd.chain.yuma.subnet import MODES
 from covenantd.errors import ConfigError
 
 MAX_GENESIS_BYTES = 4 << 20
@@ -20,8 +21,22 @@ _SETTING_LIMITS = {
     "max_neurons": 4096,
     "max_validators": 4096,
     "max_weight_limit": 65535,
+    "kappa": 65535,
+    "bonds_penalty": 65535,
+    "bonds_moving_average": 1_000_000,
+    "alpha_low": 65535,
+    "alpha_high": 65535,
+    "alpha_steepness": 4000,
+    "reveal_period_epochs": 100,
 }
-_AT_LEAST_ONE = ("tempo_blocks", "max_neurons", "max_validators", "max_registrations_per_block")
+_AT_LEAST_ONE = (
+    "tempo_blocks",
+    "max_neurons",
+    "max_validators",
+    "max_registrations_per_block",
+    "activity_cutoff_blocks",
+    "reveal_period_epochs",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class Genesis:
     settings: Settings = Settings()
     neurons: tuple[GenesisNeuron, ...] = ()  # uids in this order
     balances: Mapping[str, int] | None = None  # hotkey -> rao
+    allowed: tuple[str, ...] = ()  # hotkeys that may register in a private subnet
 
     def state(self) -> State:
         """The state of block 0. Raises ConfigError if a neuron's stated permit is not what its stake gives."""
@@ -43,6 +59,8 @@ class Genesis:
         state.settings = self.settings
         for hotkey, balance in (self.balances or {}).items():
             state.accounts.put(hotkey, Account(balance=balance))
+        for hotkey in self.allowed:
+            state.allowed.put(hotkey, AllowedRow())
         for uid, neuron in enumerate(self.neurons):
             state.accounts.put(neuron.hotkey, replace(state.account(neuron.hotkey), stake=neuron.stake))
             state.put_neuron(uid, NeuronRow(neuron.hotkey, registered_block=0))
@@ -75,13 +93,14 @@ def read_genesis(path: Path) -> Genesis:
 
 
 def parse_genesis(value: Any) -> Genesis:
-    """{"neurons": [{"hotkey", "stake"?, "validator_permit"?}], "balances": {hotkey: rao}, and any of `Settings`}."""
+    """{"neurons": [{"hotkey", "stake"?, "validator_permit"?}], "balances": {hotkey: rao}, "allow_list": [hotkey],
+    and any of `Settings`}."""
     if not isinstance(value, dict):
         raise ConfigError("genesis: must be an object")
     known = [f.name for f in fields(Settings)]
-    _refuse_unknown(value, (*known, "neurons", "balances"), "genesis")
-    settings = Settings(**{name: _setting(name, value[name]) for name in known if name in value})
-    neurons = tuple(_neuron(i, entry) for i, entry in enumerate(_list(value.get("neurons", []))))
+    _refuse_unknown(value, (*known, "neurons", "balances", "allow_list"), "genesis")
+    settings = _settings({name: value[name] for name in known if name in value})
+    neurons = tuple(_neuron(i, entry) for i, entry in enumerate(_list(value, "neurons")))
     if len(neurons) > settings.max_neurons:
         raise ConfigError(f"genesis: {len(neurons)} neurons, max_neurons is {settings.max_neurons}")
     if len({n.hotkey for n in neurons}) != len(neurons):
@@ -92,7 +111,21 @@ def parse_genesis(value: Any) -> Genesis:
     amounts = {_hotkey(k, "balances"): _amount(v, f"balances.{k}") for k, v in balances.items()}
     if sum(amounts.values()) + sum(n.stake for n in neurons) > MAX_AMOUNT:
         raise ConfigError("genesis: balances and stakes together exceed 2^63 - 1 rao")
-    return Genesis(settings, neurons, amounts)
+    allowed = tuple(dict.fromkeys(_hotkey(entry, "allow_list") for entry in _list(value, "allow_list")))
+    if allowed and not settings.private:
+        raise ConfigError('genesis: allow_list means nothing unless "private" is true')
+    return Genesis(settings, neurons, amounts, allowed)
+
+
+def _settings(value: Mapping[str, Any]) -> Settings:
+    settings = Settings(**{name: _setting(name, entry) for name, entry in value.items()})
+    if settings.yuma not in MODES:
+        raise ConfigError(f"genesis: yuma must be one of {', '.join(MODES)}")
+    if settings.alpha_low > settings.alpha_high:
+        raise ConfigError("genesis: alpha_low exceeds alpha_high")
+    if settings.owner:
+        _hotkey(settings.owner, "owner")
+    return settings
 
 
 def _neuron(index: int, entry: Any) -> GenesisNeuron:
@@ -132,10 +165,11 @@ def _amount(value: Any, where: str) -> int:
     return value
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ConfigError("genesis: neurons must be a list")
-    return value
+def _list(value: Mapping[str, Any], name: str) -> list[Any]:
+    entries = value.get(name, [])
+    if not isinstance(entries, list):
+        raise ConfigError(f"genesis: {name} must be a list")
+    return entries
 
 
 def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

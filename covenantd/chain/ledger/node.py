@@ -126,9 +126,12 @@ class LedgerNode:
         if 0 < number < self._head.number - KEPT_BLOCKS:
             raise Refusal("StateDiscarded", f"block {number} is older than the {KEPT_BLOCKS} that are kept")
 
-    def epoch(self) -> dict[str, int]:
+    def epoch(self) -> dict[str, Any]:
         settings = self._state.settings
         return {
+            "epochs": self._state.totals.epochs,
+            "commit_reveal": settings.commit_reveal,
+            "reveal_period_epochs": settings.reveal_period_epochs,
             "tempo_blocks": settings.tempo_blocks,
             "next_epoch_block": next_epoch_block(self._state),
             "weights_rate_limit_blocks": settings.weights_rate_limit_blocks,

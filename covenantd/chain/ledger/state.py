@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from blake3 import blake3
 
+from covenantd.chain.yuma.subnet import Mode
+
 MAX_AMOUNT = (1 << 63) - 1
 
 
@@ -27,9 +29,15 @@ class Refusal(Exception):
         self.detail = detail
 
 
+def require(condition: bool, name: str) -> None:
+    """Raises Refusal(name) unless `condition` holds."""
+    if not condition:
+        raise Refusal(name)
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The subnet's rules, fixed at genesis."""
+    """The subnet's rules, fixed at genesis. Blocks, rao and u16 shares as the chain has them."""
 
     netuid: int = 1
     tempo_blocks: int = 20
@@ -46,6 +54,20 @@ class Settings:
     registration_burn: int = 0
     max_registrations_per_block: int = 8
     emission_per_block: int = 1_000_000_000
+    activity_cutoff_blocks: int = 5000  # who has set no weights for longer has no say in an epoch
+    yuma: Mode = "classic"
+    kappa: int = 32767  # this and the next six: see `yuma.subnet.EpochRules`
+    bonds_penalty: int = 65535
+    bonds_moving_average: int = 900_000
+    alpha_low: int = 45_875
+    alpha_high: int = 58_982
+    alpha_steepness: int = 1_000
+    commit_reveal: bool = False  # weights are committed as a hash, and revealed this many epochs later
+    reveal_period_epochs: int = 1
+    commitment_bytes_per_epoch: int = 0  # a hotkey's quota, 0: none; Bittensor's is 3100
+    key_swap_cost: int = 0
+    private: bool = False  # only hotkeys on the allow-list register
+    owner: str = ""  # hotkey that keeps the allow-list; empty: the list of genesis stands
     salt: str = ""  # keeps the genesis hash of two otherwise equal ledgers apart
 
 
@@ -65,18 +87,42 @@ class NeuronRow:
     incentive: int = 0  # u16
     dividends: int = 0  # u16
     emission: int = 0  # in the last epoch
+    consensus: int = 0  # u16
+    vtrust: int = 0  # u16
 
 
 @dataclass(frozen=True)
 class CommitmentRow:
     block: int
     fields: tuple[str, ...]  # hex
+    used_bytes: int = 0  # of the quota, in the epoch `block` is in
 
 
 @dataclass(frozen=True)
 class WeightsRow:
     uids: tuple[int, ...]
     values: tuple[int, ...]  # u16, the largest 65535
+    block: int = 0  # when they were decided: set, or committed to
+
+
+@dataclass(frozen=True)
+class BondsRow:
+    uids: tuple[int, ...]
+    values: tuple[int, ...]  # u16, never 0
+
+
+@dataclass(frozen=True)
+class WeightCommitsRow:
+    """Hashes of weights not revealed yet, oldest first."""
+
+    hashes: tuple[str, ...]
+    blocks: tuple[int, ...]
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AllowedRow:
+    """A hotkey on the allow-list; the row's id says it all."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +132,7 @@ class Totals:
     last_epoch_block: int = 0
     registrations_block: int = 0  # of the last registration
     registrations: int = 0  # in that block
+    epochs: int = 0  # since genesis
 
 
 Row = TypeVar("Row")
@@ -132,6 +179,9 @@ class State:
         self.neurons = Table("neuron", NeuronRow, self._changes)
         self.commitments = Table("commitment", CommitmentRow, self._changes)
         self.weights = Table("weights", WeightsRow, self._changes)
+        self.bonds = Table("bonds", BondsRow, self._changes)
+        self.weight_commits = Table("weight_commits", WeightCommitsRow, self._changes)
+        self.allowed = Table("allowed", AllowedRow, self._changes)
         self._settings = Table("settings", Settings, self._changes)
         self._totals = Table("totals", Totals, self._changes)
         self._uids: dict[str, int] = {}
@@ -143,6 +193,9 @@ class State:
             "neuron": self.neurons,
             "commitment": self.commitments,
             "weights": self.weights,
+            "bonds": self.bonds,
+            "weight_commits": self.weight_commits,
+            "allowed": self.allowed,
             "settings": self._settings,
             "totals": self._totals,
         }

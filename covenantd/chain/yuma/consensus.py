@@ -1,80 +1,76 @@
-"""What an epoch makes of stakes and weights. Pure, integers only, so that every node gets the same units.
+"""What validators with stake agree on: each miner's weight, cut at the highest that enough stake supports."""
 
-For now a stake-weighted average; Yuma's clipping and bonds go behind the same function.
-"""
-
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-U16_MAX = 65535
-_FIXED_ONE = 1 << 32
+import numpy as np
+from numpy.typing import NDArray
+
+from covenantd.chain.yuma.fixed import ONE, Fixed, divide, from_u16, multiply, normalized
+from covenantd.chain.yuma.subnet import EpochInputs
 
 
 @dataclass(frozen=True)
-class EpochInputs:
-    """One subnet before an epoch. Every sequence is indexed by uid and has the same length."""
+class Votes:
+    """The weights that count, dense over the rows that matter: (r, n), sums of rows 1 or 0."""
 
-    stakes: Sequence[int]  # rao
-    permits: Sequence[bool]
-    last_updates: Sequence[int]  # block
-    registered: Sequence[int]  # block
-    weights: Sequence[Mapping[int, int]]  # uid -> u16; an absent cell counts as zero
+    rows: NDArray[np.int64]  # (r,) uids that have a permit or bonds
+    stake: Fixed  # (r,) of active validators, sum 1 or 0
+    weights: Fixed  # (r, n)
+    present: NDArray[np.bool_]  # (r, n): a weight was set there, be it 0
 
 
 @dataclass(frozen=True)
-class EpochResult:
-    """Indexed by uid."""
-
-    incentive: tuple[int, ...]  # u16, floor of the normalised rank
-    dividends: tuple[int, ...]  # u16, floor
-    emission_parts: tuple[int, ...]  # proportional to the emission due, in no unit; all zero if nobody has stake
+class Agreed:
+    consensus: Fixed  # (n,)
+    clipped: Fixed  # (r, n)
+    ranks: Fixed  # (n,) stake-weighted sum of the clipped weights
 
 
-def run_consensus(inputs: EpochInputs) -> EpochResult:
-    """Incentive is the stake-weighted mean of the permitted validators' normalised weights; dividends follow the
-    stake that voted. Half the emission follows each; without any vote it follows stake."""
-    ranks = [0] * len(inputs.stakes)
-    voting = [0] * len(inputs.stakes)
-    for uid, stake in enumerate(inputs.stakes):
-        row = _counted_row(inputs, uid)
-        total = sum(row.values())
-        if not (inputs.permits[uid] and stake > 0 and total > 0):
+def votes(inputs: EpochInputs) -> Votes:
+    """Leaves out rows without a permit, self-weights and weights that were meant for a former owner of the uid."""
+    size = len(inputs.stakes)
+    rows = np.array([uid for uid in range(size) if inputs.permits[uid] or inputs.bonds[uid]], dtype=np.int64)
+    weights = np.zeros((len(rows), size), dtype=np.int64)
+    present = np.zeros((len(rows), size), dtype=np.bool_)
+    registered = np.array(inputs.registered, dtype=np.int64)
+    for row, uid in enumerate(rows.tolist()):
+        cells = {j: w for j, w in inputs.weights[uid].items() if 0 <= j < size and j != uid}
+        if not inputs.permits[uid] or not cells:
             continue
-        voting[uid] = stake
-        for target, weight in row.items():
-            ranks[target] += stake * (weight * _FIXED_ONE // total)
-    parts = [a + b for a, b in zip(_scaled(ranks, _FIXED_ONE), _scaled(voting, _FIXED_ONE), strict=True)]
-    return EpochResult(
-        incentive=tuple(_scaled(ranks, U16_MAX)),
-        dividends=tuple(_scaled(voting, U16_MAX)),
-        emission_parts=tuple(parts if any(parts) else inputs.stakes),
-    )
+        columns = np.fromiter(cells.keys(), dtype=np.int64, count=len(cells))
+        weights[row, columns] = np.fromiter(cells.values(), dtype=np.int64, count=len(cells))
+        present[row, columns] = True
+        present[row] &= registered < inputs.voted[uid]
+    weights[~present] = 0
+    return Votes(rows, _active_stake(inputs)[rows], divide(weights, weights.sum(axis=1, keepdims=True)), present)
 
 
-def apportion(amount: int, parts: Sequence[int]) -> tuple[int, ...]:
-    """Split `amount` in proportion to `parts`, conserving it to the unit: floors, then one unit each to the largest
-    remainders, lower index first. All zero if every part is zero: then nothing is to be handed out."""
-    total = sum(parts)
-    if total <= 0:
-        return (0,) * len(parts)
-    shares = [amount * part // total for part in parts]
-    left = amount - sum(shares)
-    order = sorted(range(len(parts)), key=lambda i: (-(amount * parts[i] % total), i))
-    for index in order[:left]:
-        shares[index] += 1
-    return tuple(shares)
+def _active_stake(inputs: EpochInputs) -> Fixed:
+    """(n,): each one's share of all stake first, as the chain does, so that it floors where the chain does."""
+    total = sum(inputs.stakes)
+    shares = np.array([stake * ONE // total if total else 0 for stake in inputs.stakes], dtype=np.int64)
+    counted = np.array(inputs.permits, dtype=np.bool_) & np.array(inputs.active, dtype=np.bool_)
+    return normalized(np.where(counted, shares, 0))
 
 
-def _counted_row(inputs: EpochInputs, uid: int) -> dict[int, int]:
-    """A row without its self-weight, and without weights meant for a former owner of a uid."""
-    last_update = inputs.last_updates[uid]
-    return {
-        target: weight
-        for target, weight in inputs.weights[uid].items()
-        if target != uid and 0 <= target < len(inputs.stakes) and last_update > inputs.registered[target]
-    }
+def agree(cast: Votes, kappa: int) -> Agreed:
+    """`kappa`: u16 share of the stake."""
+    consensus = _weighted_median(cast, from_u16(kappa))
+    clipped = np.minimum(cast.weights, consensus)
+    ranks: Fixed = multiply(clipped, cast.stake[:, None]).sum(axis=0)
+    return Agreed(consensus, clipped, ranks)
 
 
-def _scaled(values: Sequence[int], scale: int) -> list[int]:
-    total = sum(values)
-    return [scale * value // total if total else 0 for value in values]
+def _weighted_median(cast: Votes, majority: int) -> Fixed:
+    """(n,): for each column the least weight with more than 1 - majority of the stake at or below it."""
+    voting = cast.stake > 0
+    if not voting.any():
+        return np.zeros(cast.weights.shape[1], dtype=np.int64)
+    stake, weights = normalized(cast.stake[voting]), cast.weights[voting]
+    minority = stake.sum() - majority
+    order = np.argsort(weights, axis=0, kind="stable")
+    beyond = np.cumsum(stake[order], axis=0) > minority
+    first = np.where(beyond.any(axis=0), beyond.argmax(axis=0), len(stake) - 1)
+    chosen = np.take_along_axis(order, first[None, :], axis=0)
+    median: Fixed = np.take_along_axis(weights, chosen, axis=0)[0]
+    return median

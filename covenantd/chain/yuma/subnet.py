@@ -1,0 +1,47 @@
+"""A subnet around one epoch: its rules, what goes in, what comes out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["classic", "yuma3", "yuma3+liquid"]
+MODES: tuple[Mode, ...] = ("classic", "yuma3", "yuma3+liquid")
+
+
+@dataclass(frozen=True)
+class EpochRules:
+    """The subnet's parameters, in the units the chain stores them in; the defaults are the chain's."""
+
+    mode: Mode = "classic"
+    kappa: int = 32767  # u16 share of stake that a weight needs behind it
+    bonds_penalty: int = 65535  # u16; 1: bonds follow clipped weights, 0: weights as they were set
+    bonds_moving_average: int = 900_000  # millionths of the old bonds that stay
+    alpha_low: int = 45_875  # u16, of liquid alpha
+    alpha_high: int = 58_982
+    alpha_steepness: int = 1_000  # hundredths, 0 to 4000: beyond, the chain's own exponential overflows
+
+
+@dataclass(frozen=True)
+class EpochInputs:
+    """One subnet before an epoch. Every sequence is indexed by uid and has the same length."""
+
+    stakes: Sequence[int]  # rao
+    permits: Sequence[bool]
+    active: Sequence[bool]  # set weights within the activity cutoff
+    voted: Sequence[int]  # block a row's weights are from
+    registered: Sequence[int]  # block
+    weights: Sequence[Mapping[int, int]]  # uid -> u16; an absent cell is not the same as 0, see `bonds`
+    bonds: Sequence[Mapping[int, int]]  # uid -> u16, as the last epoch left them
+    last_epoch_block: int
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Indexed by uid; shares are floored u16."""
+
+    incentive: tuple[int, ...]
+    dividends: tuple[int, ...]
+    consensus: tuple[int, ...]
+    vtrust: tuple[int, ...]
+    bonds: tuple[Mapping[int, int], ...]  # uid -> u16, zeros left out
+    emission_parts: tuple[int, ...]  # proportional to the emission due, in no unit; all zero if nobody has stake

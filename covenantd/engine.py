@@ -1,5 +1,6 @@
 """The engine as the daemon sees it: a child process that takes orders over a unix socket."""
 
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -16,6 +17,9 @@ from model import messages
 from p2p.child import Child
 
 log = structlog.get_logger("covenantd.engine")
+_SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that spin while they wait take the cores from the other engines of this machine."""
+
 Reply = TypeVar("Reply", bound=messages.Message)
 OnProgress = Callable[[messages.Progress], None]
 
@@ -167,7 +171,7 @@ def _start(settings: EngineSettings) -> Child:
     command = [sys.executable, "-m", "model.worker", "--socket", str(settings.socket)]
     command += ["--allow-faults"] if settings.allow_faults else []
     with settings.log_file.open("ab") if settings.log_file else nullcontext() as output:
-        return Child(command, output=output)
+        return Child(command, output=output, environment={**_SHARED_MACHINE, **os.environ})
 
 
 async def _accept(listener: trio.socket.SocketType, process: Child, settings: EngineSettings) -> trio.SocketStream:

@@ -148,7 +148,7 @@ def summary_table(summary: Summary, names: Sequence[str]) -> RenderableType:
             _number(sum(losses) / len(losses) if losses else None, ".4f"),
             size(row.wire_bytes),
             size(row.payload_dense_fp32_bytes),
-            next(iter(hashes))[:16] if len(hashes) == 1 else f"{len(hashes)} different",
+            next(iter(hashes))[:12] if len(hashes) == 1 else f"{len(hashes)} different",
             "yes" if len(hashes) == 1 and set(row.state_hashes) == set(names) else "NO",
         )
     return Group(table, Text(verdict(summary)))

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from covenantd.errors import ConfigError
 from model.config import CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
+from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 from p2p.protocols import Signer, Verify
 
 FORMAT = 1
@@ -167,6 +168,8 @@ def parse(data: bytes, verify: Verify) -> RunSpec:
         raise ConfigError(f"run spec is not signed by its owner {owner}: the file was changed or damaged")
     spec = _build(body)
     spec.timing.check()
+    if not MIN_PIECE_BYTES <= spec.piece_bytes <= MAX_PIECE_BYTES:
+        raise ConfigError(f"run spec: piece_bytes {spec.piece_bytes} is not in [{MIN_PIECE_BYTES}, {MAX_PIECE_BYTES}]")
     return spec
 
 

@@ -21,7 +21,7 @@ from p2p._background import leaves
 from p2p._multiaddr import AddressError
 from p2p._p2pd_control import P2pdControl, receive_message
 from p2p._p2pd_process import P2pdProcess, check_port_free
-from p2p._p2pd_settings import P2pdSettings, p2pd_arguments, sockets_parent
+from p2p._p2pd_settings import P2pdSettings, p2pd_arguments, remove_stale_sockets, sockets_parent
 from p2p.errors import (
     P2pError,
     PeerUnreachable,
@@ -239,7 +239,9 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
     peer_id_of(settings.identity)  # a broken or exposed key is refused before p2pd sees it
     if settings.listen_port:
         check_port_free(settings.listen_host, settings.listen_port)
-    with tempfile.TemporaryDirectory(prefix="p2pd-", dir=sockets_parent(settings.runtime_directory)) as name:
+    parent = sockets_parent(settings.runtime_directory)
+    remove_stale_sockets(parent)
+    with tempfile.TemporaryDirectory(prefix="p2pd-", dir=parent) as name:
         directory = Path(name)  # mode 0700
         process = P2pdProcess(p2pd_arguments(settings, directory))
         try:

@@ -1,6 +1,9 @@
 """What p2pd is told at its start."""
 
+import errno
 import os
+import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,3 +66,19 @@ def sockets_parent(wanted: Path | None) -> Path:
         return wanted.absolute()
     system = Path(tempfile.gettempdir())
     return system if len(os.fspath(system) + name) <= _MAX_SOCKET_PATH_BYTES else Path("/tmp")
+
+
+def remove_stale_sockets(parent: Path) -> None:
+    """Remove what p2pds of ours that were killed with their daemon left in `parent`: sockets nobody answers."""
+    for directory in parent.glob("p2pd-*"):
+        try:
+            if directory.lstat().st_uid == os.geteuid() and _nobody_answers(directory / "control"):
+                shutil.rmtree(directory)
+        except OSError:
+            continue  # gone meanwhile, or not for us to judge
+
+
+def _nobody_answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED  # a missing or busy one says otherwise

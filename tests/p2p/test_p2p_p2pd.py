@@ -237,7 +237,7 @@ from pathlib import Path
 from p2p._p2pd import P2pdSettings, open_p2pd
 
 async def main():
-    async with open_p2pd(P2pdSettings(Path(sys.argv[1]), listen_host="127.0.0.1")) as transport:
+    async with open_p2pd(P2pdSettings(Path(sys.argv[1]), "127.0.0.1", runtime_directory=Path(sys.argv[2]))) as transport:
         print(transport.process_id, flush=True)
         await trio.sleep_forever()
 
@@ -245,20 +245,29 @@ trio.run(main)
 """
 
 
-async def test_kill_9_of_us_leaves_no_p2pd(tmp_path: Path) -> None:
+async def test_kill_9_of_us_leaves_no_p2pd_and_the_next_start_no_sockets(tmp_path: Path) -> None:
     identity = settings(tmp_path, "a").identity
-    command = [sys.executable, "-c", VICTIM, os.fspath(identity)]
-    victim = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
-    assert victim.stdout is not None
-    process_id = int(await victim.stdout.receive_some(100))
-    descriptor = os.pidfd_open(process_id)
-    try:
-        victim.kill()
-        with trio.fail_after(5):
-            await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-        await victim.wait()
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        command = [sys.executable, "-c", VICTIM, os.fspath(identity), runtime]
+        victim = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+        assert victim.stdout is not None
+        process_id = int(await victim.stdout.receive_some(100))
+        descriptor = os.pidfd_open(process_id)
+        try:
+            victim.kill()
+            with trio.fail_after(5):
+                await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+            await victim.wait()
+        assert len(list(os.scandir(runtime))) == 1
+        other = settings(tmp_path, "b", runtime_directory=Path(runtime))
+        async with (
+            open_p2pd(settings(tmp_path, "a", runtime_directory=Path(runtime))),
+            open_p2pd(other),
+        ):
+            assert len(list(os.scandir(runtime))) == 2
+        assert not list(os.scandir(runtime))
 
 
 def test_neither_torch_nor_hivemind_is_imported() -> None:

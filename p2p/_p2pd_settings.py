@@ -72,13 +72,19 @@ def remove_stale_sockets(parent: Path) -> None:
     """Remove what p2pds of ours that were killed with their daemon left in `parent`: sockets nobody answers."""
     for directory in parent.glob("p2pd-*"):
         try:
-            if directory.lstat().st_uid == os.geteuid() and _nobody_answers(directory / "control"):
+            if directory.lstat().st_uid == os.geteuid() and _nobody_answers(directory):
                 shutil.rmtree(directory)
         except OSError:
             continue  # gone meanwhile, or not for us to judge
 
 
-def _nobody_answers(path: Path) -> bool:
+def _nobody_answers(directory: Path) -> bool:
+    """Whether p2pd and daemon are both gone, and not only about to be there."""
+    answers = {_connect_error(directory / "control"), _connect_error(directory / "streams")}
+    return errno.ECONNREFUSED in answers and answers <= {errno.ECONNREFUSED, errno.ENOENT}
+
+
+def _connect_error(path: Path) -> int:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
-        return probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED  # a missing or busy one says otherwise
+        return probe.connect_ex(os.fspath(path))

@@ -237,7 +237,8 @@ from pathlib import Path
 from p2p._p2pd import P2pdSettings, open_p2pd
 
 async def main():
-    async with open_p2pd(P2pdSettings(Path(sys.argv[1]), "127.0.0.1", runtime_directory=Path(sys.argv[2]))) as transport:
+    settings = P2pdSettings(Path(sys.argv[1]), "127.0.0.1", runtime_directory=Path(sys.argv[2]))
+    async with open_p2pd(settings) as transport:
         print(transport.process_id, flush=True)
         await trio.sleep_forever()
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import trio
 
 from p2p.blobs import BlobStore
-from p2p.download import Download, Surroundings
+from p2p.download import Download
 from p2p.errors import BlobTooLarge, BlobUnavailable, ProtocolViolation, TransportError
 from p2p.exchange_settings import PROTOCOL, ExchangeSettings, Offload
+from p2p.filling import Surroundings
 from p2p.manifest import is_blob_id
 from p2p.protocols import PeerId, Stream, Transport
 from p2p.reputation import Reputation
@@ -96,8 +97,8 @@ class Exchange:
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """(bytes here, bytes in all) of every blob being fetched whose manifest is known."""
-        partials = {blob_id: download.partial for blob_id, download in self._downloads.items()}
-        return {i: (partial.held_bytes, partial.manifest.size) for i, partial in partials.items() if partial}
+        known = {blob_id: download.progress() for blob_id, download in self._downloads.items()}
+        return {blob_id: held for blob_id, held in known.items() if held is not None}
 
     async def fetch(
         self,

@@ -4,11 +4,9 @@ The other miner is paused and the ledger's blocks are ours to make: one each hal
 a real swarm, none while the engine alone is measured.
 """
 
-import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -27,7 +25,8 @@ _KEY = "5e" * 32
 _WARM_UP_ROUNDS = 1
 
 
-async def overhead(pairs: int, inner_steps: int, threads: int) -> dict[str, Any]:
+async def overhead(pairs: int, inner_steps: int, threads: int) -> list[dict[str, float]]:
+    """A row a pair of measurements."""
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, tempfile.TemporaryDirectory(prefix="b-") as runtime:
         made = await plan.genesis(Path(scratch) / "genesis", "nano", 0, lambda line: None)
         run = Path(scratch) / "run"
@@ -41,13 +40,7 @@ async def overhead(pairs: int, inner_steps: int, threads: int) -> dict[str, Any]
             with EngineProcess(Path(runtime), name="alone.sock") as engine:
                 engine.socket.settimeout(300)
                 rows = [await _pair(arena, engine, r, inner_steps) for r in range(_WARM_UP_ROUNDS + pairs)]
-    measured = rows[_WARM_UP_ROUNDS:]
-    return {
-        "inner_steps": inner_steps,
-        "threads": threads,
-        "pairs": measured,
-        "ratio": statistics.median(row["ratio"] for row in measured),
-    }
+    return rows[_WARM_UP_ROUNDS:]
 
 
 async def _pair(arena: Arena, engine: EngineProcess, round: int, inner_steps: int) -> dict[str, float]:

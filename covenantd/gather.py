@@ -1,5 +1,6 @@
 """Brings a round's roster and its contributions here: from whoever holds them, each checked against its hash."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,8 @@ from covenantd.chain.keys import verify
 from covenantd.commits import Commit
 from covenantd.node import Node
 from covenantd.roster import BadRoster, Entry, Roster
-from p2p.errors import BlobError, P2pError, RecordRejected
-from p2p.records import open_record
-from p2p.wire import Fields
+from p2p.errors import BlobError, P2pError, ProtocolViolation, RecordRejected
+from p2p.records import Record, open_record
 
 log = structlog.get_logger("covenantd.gather")
 
@@ -26,9 +26,18 @@ class Certified:
     body: Roster
 
 
-async def certified_roster(node: Node, digest: str, round: int | None = None) -> Certified:
-    """Keeps asking until somebody serves it. Raises BadRoster if what a quorum voted for is no roster of this run."""
-    path = await node.exchange.fetch(digest, node.holders(), max_bytes=roster.MAX_BODY_BYTES)
+async def certified_roster(
+    node: Node,
+    digest: str,
+    round: int | None = None,
+    first: str | None = None,
+    deadline_seconds: float | None = None,
+) -> Certified:
+    """Asks `first` before others, until somebody serves it. Raises BadRoster if it is no roster of this run, and
+    BlobUnavailable at the deadline."""
+    path = await node.exchange.fetch(
+        digest, node.holders(first), max_bytes=roster.MAX_BODY_BYTES, deadline_seconds=deadline_seconds
+    )
     body = roster.decode(await trio.Path(path).read_bytes())
     if body.run_id != node.spec.run_id or (round is not None and body.round != round):
         raise BadRoster(f"roster {digest[:16]} is of run {body.run_id[:16]} round {body.round}")
@@ -63,16 +72,31 @@ async def prefetch(node: Node, round: int) -> None:
             nursery.start_soon(node.heads.cancel_at, node.spec.timing.vote(round), scope)
             known: set[str] = set()
             while len(known) < node.spec.roster_size:
-                for commit in await mirrored(node, round):
+                for commit in (one.commit for one in await mirrored(node, round)):
                     if commit.hotkey not in known and len(known) < node.spec.roster_size:
                         known.add(commit.hotkey)
-                        nursery.start_soon(contribution, node, commit.hotkey, commit.blob_id)
+                        nursery.start_soon(_prefetch_one, node, commit)
                 await trio.sleep(1.0)
 
 
-async def mirrored(node: Node, round: int) -> list[Commit]:
-    """The round's commits as the DHT has them: hints, each signed by its author and receipted by somebody."""
-    registered = await node.agreement.registered(round)
+async def _prefetch_one(node: Node, commit: Commit) -> None:
+    try:
+        await contribution(node, commit.hotkey, commit.blob_id)
+    except BlobError as error:  # theirs to answer for, if it is rostered at all
+        log.info("not fetched ahead", hotkey=commit.hotkey, error=str(error))
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A commit as the DHT has it, with the stake of the certifiers whose receipts, in time, lie beside it."""
+
+    commit: Commit
+    stakes: Mapping[str, int]
+
+
+async def mirrored(node: Node, round: int) -> list[Mirrored]:
+    """The round's commits of registered hotkeys; each is signed by its author, bad ones are counted."""
+    registered, enrolled = await node.agreement.registered(round), await node.agreement.certifiers(round)
     try:
         records = await node.swarm.lookup(commits.COMMITTED, round)
     except P2pError as error:
@@ -80,15 +104,35 @@ async def mirrored(node: Node, round: int) -> list[Commit]:
         return []
     found = []
     for record in records:
-        try:
-            signed = Fields(record.content()).raw("commit", max_bytes=4096)
-            inner = open_record(
-                signed, verify, run_id=node.spec.run_id, kind=commits.COMMIT, round=round, hotkey=record.hotkey
-            )
-            commit = commits.from_record(inner)
-        except RecordRejected as error:
-            node.metrics.contributions.labels(error.reason).inc()
-            continue
-        if commit.hotkey in registered and commit.hotkey != node.hotkey.hotkey:
-            found.append(commit)
+        if record.hotkey in registered:
+            try:
+                found.append(_mirrored(node, record, round, enrolled))
+            except ProtocolViolation as error:
+                reason = error.reason if isinstance(error, RecordRejected) else "malformed"
+                node.metrics.contributions.labels(reason).inc()
     return found
+
+
+def _mirrored(node: Node, record: Record, round: int, enrolled: Mapping[str, int]) -> Mirrored:
+    """Raises ProtocolViolation."""
+    fields = record.fields()
+    signed = fields.raw("commit", max_bytes=commits.MAX_RECORD_BYTES)
+    inner = open_record(signed, verify, run_id=node.spec.run_id, kind=commits.COMMIT, round=round, hotkey=record.hotkey)
+    commit, stakes = commits.from_record(inner), {}
+    for receipt in fields.items("receipts", commits.MAX_RECEIPTS):
+        certifier = _in_time(node, receipt, round, commits.digest(signed))
+        if certifier in enrolled:
+            stakes[certifier] = enrolled[certifier]
+    return Mirrored(commit, stakes)
+
+
+def _in_time(node: Node, receipt: object, round: int, digest: str) -> str:
+    """Who signed it. Raises ProtocolViolation if it is not a receipt, in time, for that commit."""
+    if not isinstance(receipt, bytes):
+        raise RecordRejected("malformed", "receipt")
+    record = open_record(receipt, verify, run_id=node.spec.run_id, kind=commits.RECEIPT, round=round)
+    fields = record.fields()
+    if fields.text("commit", 64) != digest:
+        raise RecordRejected("malformed", "a receipt for another commit")
+    fields.number("block", node.spec.timing.start(round), node.spec.timing.commit(round))
+    return record.hotkey

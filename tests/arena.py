@@ -33,7 +33,13 @@ from p2p.blobs import BlobStore
 from p2p.child import Child
 
 TIMING = Timing(
-    start_block=40, blocks_per_round=400, seal_blocks=100, commit_blocks=120, vote_blocks=300, block_seconds=0.1
+    start_block=40,
+    blocks_per_round=400,
+    seal_blocks=100,
+    commit_blocks=120,
+    vote_blocks=300,
+    block_seconds=0.1,
+    proposal_blocks=20,
 )
 WAIT_SECONDS = 90.0
 _LOOK_SECONDS = 0.1
@@ -51,6 +57,10 @@ class Arena:
     children: dict[str, Child] = field(default_factory=dict)
 
     # Daemons
+
+    @property
+    def validators(self) -> tuple[str, ...]:
+        return tuple(name for name, peer in self.peers.items() if peer.role == "validator")
 
     def start(self, *names: str) -> None:
         for name in names or tuple(self.peers):
@@ -86,6 +96,9 @@ class Arena:
                     await self._tick(self.spec.timing.start_block + 10**6)
         finally:
             await chain.aclose()
+
+    async def _certifiers(self) -> dict[str, int]:
+        return roster.certifiers(await self.chain.metagraph((await self.chain.block()).number))
 
     async def _registered(self) -> set[str]:
         return {n.hotkey for n in (await self.chain.metagraph((await self.chain.block()).number)).neurons}
@@ -149,30 +162,34 @@ class Arena:
             what="daemons ready",
         )
         with trio.fail_after(WAIT_SECONDS):
-            while not roster.certifiers(await self.chain.metagraph((await self.chain.block()).number)):
+            while len(await self._certifiers()) < len([n for n in names if n in self.validators]):
                 await self._tick(start - 1)
 
-    async def train(self, round: int, miners: tuple[str, ...], validator: str | None = "validator-0") -> None:
-        """From b_r until every named miner has committed and holds a receipt."""
+    async def train(self, round: int, miners: tuple[str, ...], validators: tuple[str, ...] = ("validator-0",)) -> None:
+        """From b_r until every named miner has committed to every named validator."""
         timing = self.spec.timing
         await self.advance_to(timing.start(round))
         await self.until(
             lambda s: all(x.round == round and x.phase == "commit" for x in s.values()), *miners, what="commits"
         )
-        if validator:
-            await self.until(lambda s: s[validator].commits >= len(miners), validator, what="receipts")
+        if validators:
+            await self.until(
+                lambda s: all(x.commits >= len(miners) and x.contributions_round == round for x in s.values()),
+                *validators,
+                what="receipts",
+            )
 
-    async def certify(self, round: int, validator: str = "validator-0") -> None:
-        """From C_r until the vote is on chain."""
+    async def certify(self, round: int) -> None:
+        """From C_r until a quorum's votes for one roster are on chain."""
         timing = self.spec.timing
         await self.advance_to(timing.serve(round))
-        hotkey = self.peers[validator].hotkey.hotkey
+        at_start = await self.chain.metagraph(timing.start(round))
         with trio.fail_after(WAIT_SECONDS):
             while True:
-                metagraph = await self.chain.metagraph((await self.chain.block()).number)
-                if round in roster.named_rounds(metagraph, self.spec.tag) and hotkey in metagraph.commitments:
+                head = (await self.chain.block()).number
+                if roster.decide(at_start, await self.chain.metagraph(head), self.spec.tag, round):
                     return
-                assert (await self.chain.block()).number < timing.vote(round) - 1, self.log(validator)[-3000:]
+                assert head < timing.vote(round) - 1, {n: self.log(n)[-1500:] for n in self.validators}
                 await self._tick(timing.vote(round) - 1)
 
     async def finish(self, round: int, *names: str) -> None:
@@ -182,10 +199,10 @@ class Arena:
             lambda s: all((x.round or 0) > round for x in s.values()), *names, what=f"round {round} to finish"
         )
 
-    async def play(self, round: int, miners: tuple[str, ...], validator: str = "validator-0") -> None:
-        await self.train(round, miners, validator)
-        await self.certify(round, validator)
-        await self.finish(round, *miners, validator)
+    async def play(self, round: int, miners: tuple[str, ...], validators: tuple[str, ...] = ("validator-0",)) -> None:
+        await self.train(round, miners, validators)
+        await self.certify(round)
+        await self.finish(round, *miners, *validators)
 
     async def state_hashes(self, round: int, *names: str) -> dict[str, str]:
         return {name: (await self.rounds(name))[round].state_hash for name in names}
@@ -200,6 +217,7 @@ async def open_arena(
     runtime: Path,
     made: plan.Genesis,
     miners: int = 2,
+    validators: int = 1,
     timing: Timing = TIMING,
     inner_steps: int = 2,
     behaviors: Mapping[str, str] | None = None,
@@ -209,9 +227,10 @@ async def open_arena(
     behaviors = behaviors or {}
     names = [f"miner-{i}" for i in range(miners)]
     peers = {name: make_peer(directory, runtime, name, "miner", behaviors.get(name, "honest")) for name in names}
-    peers["validator-0"] = make_peer(directory, runtime, "validator-0", "validator")
+    judges = [f"validator-{i}" for i in range(validators)]
+    peers |= {name: make_peer(directory, runtime, name, "validator") for name in judges}
     peers["bootstrap"] = make_peer(directory, runtime, "bootstrap", "bootstrap")
-    genesis = ledger_genesis([peers[name] for name in names], [peers["validator-0"]], tempo_blocks=100)
+    genesis = ledger_genesis([peers[name] for name in names], [peers[name] for name in judges], tempo_blocks=100)
     socket = runtime / "ledger.sock"
     async with running_ledger(directory / "ledger", socket, genesis, 0, allow_advance=True):
         chain = LedgerChain(f"unix://{socket}", 1)
@@ -229,7 +248,7 @@ async def open_arena(
         listen, dial = bootstrap_address(peers["bootstrap"])
         write_config(peers["bootstrap"], shared, listen, ())
         arena = Arena(directory, runtime, shared, spec, chain, dial, peers)
-        for name in (*names, "validator-0"):
+        for name in (*names, *judges):
             arena.configure(peers[name])
         try:
             yield arena

@@ -78,7 +78,7 @@ async def test_a_round_without_votes_is_void_for_all_and_loses_nothing(new_arena
         before = await arena.state_hashes(0, *names)
 
         arena.signal("validator-0", signal.SIGSTOP)
-        await arena.train(1, miners, validator=None)
+        await arena.train(1, miners, validators=())
         await arena.advance_to(arena.spec.timing.vote(1))
         await arena.until(lambda s: all(x.round == 2 for x in s.values()), *miners, what="the void round to end")
         for name in miners:

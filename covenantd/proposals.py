@@ -1,0 +1,69 @@
+"""What a certifier proposes, and what it votes for when another proposes. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from covenantd.commits import Commit
+from covenantd.gauntlet.standing import Standing
+from covenantd.roster import Entry, Exclusion, Roster, alpha_bits
+from covenantd.runspec import RunSpec
+
+
+@dataclass(frozen=True)
+class View:
+    """What one certifier knows of a round once commits are closed and contributions are here."""
+
+    round: int
+    previous: str
+    base_state_hash: str
+    proven: Mapping[str, Commit]  # in time, by 2/3 of the stake
+    sound: frozenset[str]  # of those: held whole, decodes, checked
+    refused: Mapping[str, str]  # of those: why not
+    unfit: Mapping[str, str]  # sound, but not worth having: why
+
+
+def compose(spec: RunSpec, view: View, standings: Mapping[str, Standing]) -> Roster:
+    """The best first; what this certifier has seen to harm stays out."""
+    unknown = Standing(0.0, 0)
+    ranked = sorted(view.sound, key=lambda h: (-standings.get(h, unknown).gain, h))
+    fit = [h for h in ranked if h not in view.unfit]
+    listed = fit[: spec.roster_size]
+    reasons = {**view.refused, **view.unfit, **dict.fromkeys(fit[len(listed) :], "full")}
+    return Roster(
+        run_id=spec.run_id,
+        round=view.round,
+        previous=view.previous,
+        base_state_hash=view.base_state_hash,
+        metagraph_block=spec.timing.start(view.round),
+        spec_revision=0,
+        alpha_bits=alpha_bits(spec.alpha),
+        contributions=tuple(Entry(h, view.proven[h].blob_id, view.proven[h].size) for h in listed),
+        exclusions=tuple(Exclusion(h, reason) for h, reason in sorted(reasons.items())),
+        candidates=tuple(listed),
+    )
+
+
+def objection(spec: RunSpec, view: View, body: Roster) -> str | None:
+    """Why not to vote for another's proposal; None: it obeys the rules and we hold every byte of it.
+
+    A proposer may leave out what it judges worthless, but not more than half of what we find fit: more is censorship.
+    """
+    fixed = (spec.run_id, view.round, view.previous, view.base_state_hash)
+    if (body.run_id, body.round, body.previous, body.base_state_hash) != fixed:
+        return "it is built on another state or round"
+    if (body.metagraph_block, body.spec_revision) != (spec.timing.start(view.round), 0):
+        return "it names another metagraph or spec revision"
+    if body.alpha_bits != alpha_bits(spec.alpha):
+        return "its alpha is not the run's"
+    if not 0 < len(body.contributions) <= spec.roster_size:
+        return f"it lists {len(body.contributions)} contributions"
+    for entry in body.contributions:
+        commit = view.proven.get(entry.hotkey)
+        if commit is None or (commit.blob_id, commit.size) != (entry.blob_id, entry.size):
+            return f"{entry.hotkey} has not committed to that in time"
+        if entry.hotkey not in view.sound:
+            return f"the contribution of {entry.hotkey} is not here or not sound"
+    fit = [h for h in view.sound if h not in view.unfit]
+    if 2 * sum(body.lists(h) for h in fit) < min(len(fit), spec.roster_size):
+        return "it leaves out most of what is fit"
+    return None

@@ -13,6 +13,7 @@ from covenantd.health import Health, Heartbeat
 from covenantd.http import serve_http, standard_routes
 from covenantd.metrics import Metrics
 from covenantd.node import Node
+from covenantd.page import page_routes
 from covenantd.sdnotify import Notifier
 from covenantd.status import MAX_SHOWN, PeerStatus, Transfer
 from model import messages
@@ -64,7 +65,7 @@ async def _serve_http(operations: Operations, *, task_status: trio.TaskStatus[No
     if not listen:
         task_status.started()
         return
-    routes = standard_routes(operations.metrics, operations.health)
+    routes = standard_routes(operations.metrics, operations.health) | page_routes(operations.board)
     async with trio.open_nursery() as nursery:
         address = await nursery.start(serve_http, listen, routes)
         operations.board.update(http_address=address)

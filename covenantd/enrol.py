@@ -31,7 +31,7 @@ async def _published(node: Node) -> bool:
     metagraph = await node.chain.metagraph(head.number)
     if metagraph.neuron(node.hotkey.hotkey) is None:
         node.board.update(
-            last_error="hotkey is not registered on the subnet: register it, e.g. `covenantd ledger register`"
+            last_error="hotkey is not registered on the subnet: register it, e.g. by `covenantd register`"
         )
         log.warning("hotkey not registered", hotkey=node.hotkey.hotkey, netuid=metagraph.netuid)
         return False

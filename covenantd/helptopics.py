@@ -8,7 +8,7 @@ Join a run that others started:
 
   covenantd init --dir DIR --run-spec run.json --bootstrap /ip4/ADDRESS/tcp/PORT/p2p/PEER_ID \\
                  --chain tcp://HOST:9945
-  (have the hotkey it prints registered on the run's chain)
+  covenantd register --config DIR/covenantd.toml
   covenantd check-config DIR/covenantd.toml
   covenantd run --config DIR/covenantd.toml
   covenantctl --dir DIR status

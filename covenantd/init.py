@@ -140,7 +140,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def _next(path: Path, config: Config, hotkey: str) -> tuple[str, ...]:
-    steps = []
+    steps, quoted = [], shlex.quote(str(path))
     if not config.run.spec.exists():
         steps.append(f"get the run spec from the run's owner and put it at {config.run.spec}")
     if config.node.role != "bootstrap":
@@ -148,6 +148,5 @@ def _next(path: Path, config: Config, hotkey: str) -> tuple[str, ...]:
             steps.append(f"name a peer to join through: bootstrap = [...] under [network] in {path}")
         if config.chain.endpoint == ChainConfig().endpoint:
             steps.append(f"name the run's ledger: endpoint under [chain] in {path}")
-        steps.append(f"have the hotkey {hotkey} registered on the chain")
-    quoted = shlex.quote(str(path))
+        steps.append(f"have the hotkey {hotkey} registered on the chain: covenantd register --config {quoted}")
     return (*steps, f"covenantd check-config {quoted}", f"covenantd run --config {quoted}")

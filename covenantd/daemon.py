@@ -17,11 +17,13 @@ import trio
 
 from covenantd import __version__, logs, runspec
 from covenantd.addresses import multiaddr_host_port
+from covenantd.admission import Admission
 from covenantd.agreement import Agreement, persistently
 from covenantd.board import StatusBoard
 from covenantd.certifier import Certifier
 from covenantd.chain.keys import Hotkey, load_hotkey, verify
 from covenantd.chain.ledger.client import LedgerChain
+from covenantd.chain.protocol import Chain
 from covenantd.config import Config
 from covenantd.coordinator import Coordinator
 from covenantd.engine import EngineSettings, EngineSlot
@@ -113,46 +115,46 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
     metrics, health = Metrics(), Health()
     blobs = BlobStore(config.node.state_directory / "blobs")
     await trio.to_thread.run_sync(_adopt_seed, config.run.seed, blobs, spec)
+    admission = Admission()
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(open_p2pd(_p2pd_settings(config)))
-        records = await stack.enter_async_context(open_dht(transport, place_by_signature(spec.run_id, verify)))
+        dht = await stack.enter_async_context(open_dht(transport, place_by_signature(spec.run_id, verify)))
         swarm = Swarm(
             transport,
-            records,
+            dht,
             hotkey,
             verify,
             SwarmSettings(spec.run_id, config.node.role, config.network.bootstrap),
             on_rejected=lambda reason: metrics.limit_rejections.labels(f"record-{reason}").inc(),
         )
-        exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
-        exchange.on_bytes = lambda way, peer, count: metrics.add_network_bytes(
-            "sent" if way == "out" else "received", "contribution", count
-        )
+        dht.admit = swarm.admit = admission
+        exchange = _exchange(swarm, blobs, metrics)
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
+        chain = LedgerChain(config.chain.endpoint, spec.chain.netuid, hotkey)
+        stack.push_async_callback(chain.aclose)
         nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(admission.follow, chain, spec.timing.block_seconds)
         operations = Operations(config, board, metrics, health, swarm, exchange)
         if config.node.role == "bootstrap":
             await exchange.start()
             await nursery.start(swarm.run)
             await operate(operations, {}, None)
         else:
-            node = _compose(config, spec, hotkey, swarm, exchange, blobs, board, metrics)
-            await _work(nursery, node, operations)
+            await _work(nursery, _compose(operations, spec, hotkey, chain, blobs), operations)
         nursery.cancel_scope.cancel()
 
 
-def _compose(
-    config: Config,
-    spec: RunSpec,
-    hotkey: Hotkey,
-    swarm: Swarm,
-    exchange: Exchange,
-    blobs: BlobStore,
-    board: StatusBoard,
-    metrics: Metrics,
-) -> Node:
+def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics) -> Exchange:
+    exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
+    exchange.on_bytes = lambda way, peer, count: metrics.add_network_bytes(
+        "sent" if way == "out" else "received", "contribution", count
+    )
+    return exchange
+
+
+def _compose(parts: Operations, spec: RunSpec, hotkey: Hotkey, chain: Chain, blobs: BlobStore) -> Node:
+    config = parts.config
     state = config.node.state_directory
-    chain = LedgerChain(config.chain.endpoint, spec.chain.netuid, hotkey)
     engine = EngineSettings(
         socket=config.node.runtime_directory / "engine.sock",
         allow_faults=config.testing.faults,
@@ -164,14 +166,14 @@ def _compose(
         hotkey=hotkey,
         chain=chain,
         agreement=Agreement(chain, spec),
-        swarm=swarm,
-        exchange=exchange,
+        swarm=parts.swarm,
+        exchange=parts.exchange,
         blobs=blobs,
         engine=EngineSlot(engine),
         journal=Journal(state / "journal.json", spec.run_id, spec.genesis_state),
         heads=Heads(),
-        board=board,
-        metrics=metrics,
+        board=parts.board,
+        metrics=parts.metrics,
         staging=state / "staging",
     )
 

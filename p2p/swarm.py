@@ -89,6 +89,7 @@ class Swarm:
         self._wall = wall
         self._book = PeerBook(settings.max_peers)
         self._connected: set[PeerId] = set()
+        self._bootstrap_ids = frozenset(address.rpartition("/p2p/")[2] for address in settings.bootstrap)
         self._somebody_new = trio.Event()
 
     @property
@@ -102,8 +103,12 @@ class Swarm:
         return tuple(
             Peer(claim.hotkey, claim.peer_id, claim.addresses, claim.role, seen_at, claim.peer_id in self._connected)
             for claim, seen_at in self._book.claims(trio.current_time())
-            if self.admit(claim.hotkey) and not self.reputation.is_banned(claim.peer_id)
+            if self._counts(claim) and not self.reputation.is_banned(claim.peer_id)
         )
+
+    def _counts(self, claim: PeerClaim) -> bool:
+        """Bootstrap peers count because we were told of them, whatever the metagraph says."""
+        return self.admit(claim.hotkey) or claim.peer_id in self._bootstrap_ids
 
     def by_hotkey(self, hotkey: str) -> Peer | None:
         return next((peer for peer in self.peers() if peer.hotkey == hotkey), None)

@@ -36,7 +36,6 @@ ADAPTERS_AT_HOME = {
     "covenantd/chain/ledger/commands.py": "composition root of `covenantd ledger VERB`",
     "covenantd/local.py": "composition root of `covenantd swarm`: asks the chain for its origin and the weights",
     "covenantd/registration.py": "composition root of `covenantd register`: signs with the node's hotkey",
-    "covenantd/chain/ledger/commands.py": "composition root of `covenantd ledger VERB`: asks a ledger, no daemon near",
     "p2p/_p2pd.py": "open_p2pd is the constructor of P2pdTransport",
 }
 

@@ -10,6 +10,7 @@ from covenantd.node import Node
 from covenantd.proposals import View, objection
 from covenantd.roster import BadRoster, Roster, Vote, is_hash
 from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
+from p2p.partial import disk_errors
 from p2p.protocols import PeerId
 from p2p.wire import Fields
 
@@ -51,7 +52,8 @@ class Ballot:
         """Vote for our own roster, then ask the other certifiers to; ends when each has answered."""
         node = self._node
         path = node.staging / f"roster-{body.round}"
-        await trio.Path(path).write_bytes(body.encode())
+        with disk_errors(path):
+            await trio.Path(path).write_bytes(body.encode())
         digest = await node.exchange.adopt(path, node.spec.piece_bytes)
         if not await self._vote(body, digest):
             return

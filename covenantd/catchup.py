@@ -113,7 +113,7 @@ async def install(node: Node) -> messages.Loaded:
     loaded = await _load(node, path)
     if loaded.state_hash != node.journal.memory.state_hash:
         loaded = await _load(node, await _repair(node, path))
-    node.contribution_bytes = loaded.contribution_bytes
+    node.contribution_bytes, node.parameters = loaded.contribution_bytes, loaded.parameters
     return loaded
 
 

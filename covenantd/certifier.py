@@ -17,7 +17,7 @@ from covenantd.proposals import View
 from covenantd.roster import MAX_CONTRIBUTIONS
 from covenantd.scores import Scores
 from model import messages
-from p2p.errors import BlobError
+from p2p.errors import BlobTooLarge
 
 log = structlog.get_logger("covenantd.certifier")
 Held = dict[str, tuple[Commit, Path]]
@@ -115,7 +115,7 @@ class Certifier:
         async def bring(commit: Commit) -> None:
             try:
                 path = await gather.contribution(self._node, commit.hotkey, commit.blob_id)
-            except BlobError as error:  # not what was committed to: too large, say
+            except BlobTooLarge as error:  # another fault of a blob is our disk's, not its author's
                 log.warning("contribution refused", hotkey=commit.hotkey, reason=str(error))
                 refused[commit.hotkey] = "invalid"
                 return
@@ -147,4 +147,4 @@ class Certifier:
 
     def _count(self, reasons: Iterable[str]) -> None:
         for reason in reasons:
-            self._node.metrics.contributions.labels(reason).inc()
+            self._node.metrics.count_contribution(reason)

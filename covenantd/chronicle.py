@@ -46,6 +46,9 @@ class Chronicle:
         result = "certified" if body else "void"
         self.phase_ended(Phase.OUTER_STEP)
         node.metrics.rounds.labels(result=result).inc()
+        node.metrics.last_commit_timestamp.set_to_current_time()
+        node.metrics.checkpoint_timestamp.set_to_current_time()  # the outer step is on disk before it counts
+        self._count_fates(number, body)
         node.metrics.aggregated_contributions.set(len(body.contributions) if body else 0)
         contributions = _fates(body) if body else ()
         node.board.update(contributions=contributions, contributions_round=number)
@@ -67,6 +70,14 @@ class Chronicle:
         )
         self._phases, self.inner_steps = {}, 0
         log.info("round finished", round=number, result=result, state_hash=state_hash[:16])
+
+    def _count_fates(self, number: int, body: Roster | None) -> None:
+        """Ours, or for a validator all it put in; what it left out was counted when it was checked."""
+        node, sealed = self._node, self._node.journal.memory.sealed
+        if node.validates:
+            node.metrics.count_contribution("included", len(body.contributions) if body else 0)
+        elif sealed is not None and sealed.round == number:
+            node.metrics.count_contribution(_fate_of(node.hotkey.hotkey, body))
 
     def _included(self, number: int, certified: Certified | None) -> bool | None:
         sealed = self._node.journal.memory.sealed
@@ -101,6 +112,15 @@ class Chronicle:
             state_hash=node.journal.memory.state_hash,
             engine=node.engine.state,
         )
+
+
+def _fate_of(hotkey: str, body: Roster | None) -> str:
+    """A contribution that the roster does not speak of had too few receipts in time, or none."""
+    if body is None:
+        return "void"
+    if body.lists(hotkey):
+        return "included"
+    return next((one.reason for one in body.exclusions if one.hotkey == hotkey), "late")
 
 
 def _fates(body: Roster) -> tuple[ContributionStatus, ...]:

@@ -71,8 +71,10 @@ class CommitDesk:
             book.accept(commit, node.heads.number)
             self._show(book)
         except (CommitRefused, RecordRejected) as error:
-            node.metrics.contributions.labels(error.reason).inc()
+            node.metrics.count_contribution(error.reason)
             log.info("commit refused", peer=peer, reason=error.reason, detail=str(error))
+            if isinstance(error, RecordRejected):
+                raise  # no honest peer sends a forged or malformed record: the swarm bans for it
             return {"refused": error.reason}
         return {"receipt": self._receipt(commit.round, signed)}
 

@@ -26,6 +26,7 @@ from covenantd.chain.ledger.client import LedgerChain
 from covenantd.chain.protocol import Chain
 from covenantd.config import Config
 from covenantd.coordinator import Coordinator
+from covenantd.counted import CountedChain, CountedRecords
 from covenantd.engine import EngineSettings, EngineSlot
 from covenantd.enrol import publish_identity
 from covenantd.errors import EXIT_OK, ConfigError, PermissionRefused, TryAgain
@@ -44,8 +45,9 @@ from p2p.dht import open_dht
 from p2p.errors import BlobError, IdentityError, PortInUse, TransportDied
 from p2p.exchange import Exchange
 from p2p.identity import ensure_identity
+from p2p.partial import NO_ROOM
 from p2p.published import place_by_signature
-from p2p.swarm import Swarm, SwarmSettings
+from p2p.swarm import VIOLATION, Swarm, SwarmSettings
 
 log = structlog.get_logger("covenantd.daemon")
 
@@ -59,6 +61,13 @@ def main(config: Config) -> int:
         raise ConfigError(str(_first(group))) from None
     except* (TransportDied, BlobError) as group:
         raise TryAgain(str(_first(group))) from None
+    except* OSError as group:
+        first = _first(group)
+        if not isinstance(first, OSError) or first.errno not in NO_ROOM:
+            raise
+        raise TryAgain(
+            f"no room on disk for {first.filename or 'a file'}: {first.strerror}; free space there"
+        ) from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -121,17 +130,19 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         dht = await stack.enter_async_context(open_dht(transport, place_by_signature(spec.run_id, verify)))
         swarm = Swarm(
             transport,
-            dht,
+            CountedRecords(dht, metrics),
             hotkey,
             verify,
             SwarmSettings(spec.run_id, config.node.role, config.network.bootstrap),
-            on_rejected=lambda reason: metrics.limit_rejections.labels(f"record-{reason}").inc(),
+            on_rejected=lambda reason: metrics.count_rejection(reason if reason == VIOLATION else f"record-{reason}"),
         )
         dht.admit = swarm.admit = admission
+        swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         exchange = _exchange(swarm, blobs, metrics)
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
-        chain = LedgerChain(config.chain.endpoint, spec.chain.netuid, hotkey)
-        stack.push_async_callback(chain.aclose)
+        ledger = LedgerChain(config.chain.endpoint, spec.chain.netuid, hotkey)
+        stack.push_async_callback(ledger.aclose)
+        chain = CountedChain(ledger, metrics)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(admission.follow, chain, spec.timing.block_seconds)
         operations = Operations(config, board, metrics, health, swarm, exchange)
@@ -149,6 +160,7 @@ def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics) -> Exchange:
     exchange.on_bytes = lambda way, peer, count: metrics.add_network_bytes(
         "sent" if way == "out" else "received", "contribution", count
     )
+    exchange.on_violation = lambda peer, reason: metrics.count_rejection("exchange")
     return exchange
 
 

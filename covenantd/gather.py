@@ -109,7 +109,7 @@ async def mirrored(node: Node, round: int) -> list[Mirrored]:
                 found.append(_mirrored(node, record, round, enrolled))
             except ProtocolViolation as error:
                 reason = error.reason if isinstance(error, RecordRejected) else "malformed"
-                node.metrics.contributions.labels(reason).inc()
+                node.metrics.count_contribution(reason)
     return found
 
 

@@ -19,6 +19,23 @@ ROUND_RESULTS = ("certified", "void", "unknown")
 PEER_STATES = ("known", "connected", "banned")
 DIRECTIONS = ("sent", "received")
 TRAFFIC_CLASSES = ("control", "contribution", "state", "other")
+DISCONNECT_REASONS = ("lost", "banned")
+CALL_RESULTS = ("ok", "refused", "error")
+CHAIN_CALLS = ("block", "metagraph", "publish_commitment", "set_weights", "epoch")
+DHT_OPERATIONS = ("store", "fetch")
+RECORD_REASONS = ("oversized", "malformed", "run", "kind", "round", "hotkey", "peer", "signature")
+CONTRIBUTION_RESULTS = (
+    *("included", "void", "missing", "invalid", "harmful", "useless", "full", "base", "equivocated"),  # in a roster
+    *("early", "late", "stranger", "size"),  # commits a certifier refused
+    *RECORD_REASONS,
+    "other",
+)
+REJECTION_SCOPES = (
+    *(f"record-{reason}" for reason in (*RECORD_REASONS, "expired", "future", "protocol")),
+    "violation",  # a frame too long, garbage, a field that is not what it must be
+    "exchange",  # bytes that do not match their hash, requests beyond the protocol
+    "other",
+)
 _Metric = TypeVar("_Metric", Gauge, Counter, Histogram)
 _PHASE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -53,6 +70,14 @@ class Metrics:
     def add_network_bytes(self, direction: str, traffic_class: str, count: int) -> None:
         """One of DIRECTIONS, one of TRAFFIC_CLASSES."""
         self.network_bytes.labels(direction, traffic_class).inc(count)
+
+    def count_contribution(self, result: str, count: int = 1) -> None:
+        """One of CONTRIBUTION_RESULTS. Others' words cannot make new series: they count as "other"."""
+        self.contributions.labels(result if result in CONTRIBUTION_RESULTS else "other").inc(count)
+
+    def count_rejection(self, scope: str) -> None:
+        """One of REJECTION_SCOPES, else "other"."""
+        self.limit_rejections.labels(scope if scope in REJECTION_SCOPES else "other").inc()
 
     def _daemon(self) -> None:
         build = Info("covenantd_build", "What runs here; always 1", registry=self.registry)
@@ -89,7 +114,10 @@ class Metrics:
 
     def _contributions(self) -> None:
         self.contributions = self._counter(
-            "contributions_total", "Contributions, our own and those we checked, by what became of them", ["result"]
+            "contributions_total",
+            "Contributions and their commits, our own and those we checked, by what became of them",
+            ["result"],
+            CONTRIBUTION_RESULTS,
         )
         self.contribution_bytes = self._gauge(
             "contribution_bytes", "Size of our last contribution: as dense fp32, and as sent", ["stage"]
@@ -100,7 +128,7 @@ class Metrics:
     def _network(self) -> None:
         self.peers = self._gauge("peers", "Peers, by state", ["state"], PEER_STATES)
         self.peer_disconnects = self._counter(
-            "peer_disconnects_total", "Peers we lost or dropped, by reason", ["reason"]
+            "peer_disconnects_total", "Peers we lost or dropped, by reason", ["reason"], DISCONNECT_REASONS
         )
         self.network_bytes = self._counter("network_bytes_total", "Bytes to and from peers", ["direction", "class"])
         for direction in DIRECTIONS:
@@ -109,8 +137,12 @@ class Metrics:
         self.dht_operations = self._counter(
             "dht_operations_total", "DHT operations, by kind and result", ["operation", "result"]
         )
+        self._cross(self.dht_operations, DHT_OPERATIONS)
         self.limit_rejections = self._counter(
-            "limit_rejections_total", "What peers were refused for a limit, by its scope", ["scope"]
+            "limit_rejections_total",
+            "What peers were refused for a limit or a rule, by its scope",
+            ["scope"],
+            REJECTION_SCOPES,
         )
 
     def _chain(self) -> None:
@@ -118,8 +150,14 @@ class Metrics:
         self.chain_requests = self._counter(
             "chain_requests_total", "Calls to the chain, by call and result", ["call", "result"]
         )
+        self._cross(self.chain_requests, CHAIN_CALLS)
         self.score = self._gauge("score", "Our score as last seen, 0 to 1")
         self.weight = self._gauge("weight", "Our share of the weights on chain, 0 to 1")
+
+    def _cross(self, calls: Counter, names: tuple[str, ...]) -> None:
+        for name in names:
+            for result in CALL_RESULTS:
+                calls.labels(name, result)
 
     def _gauge(self, name: str, help: str, labels: list[str] | None = None, values: tuple[str, ...] = ()) -> Gauge:
         return _with(Gauge(f"covenantd_{name}", help, labels or [], registry=self.registry), values)

@@ -14,7 +14,7 @@ from covenantd.journal import SealedContribution
 from covenantd.node import Desynced, Node
 from model import messages
 from p2p import records
-from p2p.errors import P2pError, ProtocolViolation, RecordRejected
+from p2p.errors import P2pError, ProtocolViolation, RecordRejected, Refused
 from p2p.wire import Fields
 
 log = structlog.get_logger("covenantd.miner")
@@ -72,6 +72,8 @@ async def seal(node: Node, round: int, inner_steps: int, in_time: bool) -> bool:
     blob_id = await node.exchange.adopt(path, node.spec.piece_bytes, withheld=True)
     node.journal.update(sealed=SealedContribution(round, blob_id, sealed.bytes, inner_steps, base))
     node.metrics.contribution_bytes.labels(stage="encoded").set(sealed.bytes)
+    node.metrics.contribution_bytes.labels(stage="dense").set(4 * node.parameters)
+    node.metrics.compression_ratio.set(4 * node.parameters / sealed.bytes)
     return True
 
 
@@ -136,6 +138,9 @@ async def _push(node: Node, certifier: str, signed: bytes, receipts: dict[str, R
                         return
                     continue
                 receipts[certifier] = _receipt(node, certifier, signed, answer.raw("receipt", max_bytes=4096))
+                return
+            except Refused as refusal:  # as no commit at all: asking again would not help
+                log.error("commit refused", certifier=certifier, reason=str(refusal))
                 return
             except (P2pError, ProtocolViolation) as error:
                 log.info("commit not delivered yet", certifier=certifier, error=str(error))

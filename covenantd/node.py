@@ -43,6 +43,7 @@ class Node:
     board: StatusBoard
     metrics: Metrics
     staging: Path  # the engine writes here; the blob store adopts from here
+    parameters: int = 0
     contribution_bytes: int = 0  # the exact size of a valid contribution, as the engine says
 
     @property

@@ -1,5 +1,6 @@
 """The engine's answers, one method a kind of request; no sockets here."""
 
+import errno
 import math
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ class Engine:
         except InputError as error:
             return m.Failed("input", str(error), error.path)
         except OSError as error:
-            return m.Failed("input", f"{error.filename or 'file'}: {error.strerror}", str(error.filename or ""))
+            return m.Failed("input", _disk_trouble(error), str(error.filename or ""))
 
     @property
     def _session(self) -> Session:
@@ -109,6 +110,13 @@ class Engine:
             raise InputError(f"no bit {request.bit} of parameter {request.parameter}")
         bits[request.parameter] ^= np.uint32(1 << request.bit)
         return m.Flipped()
+
+
+def _disk_trouble(error: OSError) -> str:
+    where = error.filename or "file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no room on disk for {where}: {error.strerror}; free space there, then it goes on by itself"
+    return f"{where}: {error.strerror}"
 
 
 def _read_roster(session: Session, request: m.Advance) -> list[Sparse]:

@@ -12,7 +12,7 @@ import numpy
 from p2p.errors import BlobCorrupt, BlobError, DiskFull
 from p2p.manifest import Manifest
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise DiskFull(
                 f"no room on disk for {path}: {error.strerror}; free space there, then it goes on by itself"
             ) from error

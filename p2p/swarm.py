@@ -28,6 +28,7 @@ from p2p.wire import Fields
 
 _log = logging.getLogger(__name__)
 HELLO = "/covenantd/hello/1"
+VIOLATION = "violation"
 _MAX_HELLO_BYTES = 10 << 10
 _INNOCENT = {"run", "round", "kind", "expired", "future", "protocol"}  # of another run, late, or of another version
 
@@ -62,9 +63,10 @@ def everybody(hotkey: str) -> bool:
 class Swarm:
     """`admit` (settable): whether a hotkey counts, as the metagraph says; others are invisible, though not banned.
 
-    `on_rejected(reason)` hears of every record that was refused, by its stable word; besides those of
-    `p2p.records`: "expired", "future", "protocol". `wall` is seconds since the epoch, as other peers have it.
-    `transport` leads nowhere near banned peers: use it for whatever else talks to peers.
+    `on_rejected(reason)` hears of everything that was refused, by a stable word: of records those of `p2p.records`,
+    "expired", "future" and "protocol"; of a frame that is not what it must be, "violation". `wall` is seconds since
+    the epoch, as other peers have it. `transport` leads nowhere near banned peers: use it for whatever else talks to
+    peers.
     """
 
     def __init__(
@@ -193,13 +195,18 @@ class Swarm:
         if peer_id == self.peer_id:
             return
         backoff = Backoff(self.settings.retry_first_seconds, self.settings.bootstrap_retry_seconds)
+        missed = False
         while True:
             if peer_id in self._connected and self._book.hotkey_of(peer_id) is not None:
                 backoff.reset()
+                missed = False
                 await trio.sleep(self.settings.refresh_seconds)
-            else:
-                await self._quietly(f"bootstrap {address}", lambda: self._meet(peer_id, (address,)))
-                await trio.sleep(backoff.next_seconds())
+                continue
+            met = await self._quietly(f"bootstrap {address}", lambda: self._meet(peer_id, (address,)))
+            if not met and not missed:
+                _log.warning("bootstrap peer %s cannot be reached; trying on", address)
+                missed = True
+            await trio.sleep(backoff.next_seconds())
 
     async def _keep_discovering(self, meetings: Meetings, nursery: trio.Nursery) -> None:
         pause = self.settings.discover_first_seconds
@@ -317,11 +324,11 @@ class Swarm:
         )
 
     def _violation(self, peer_id: PeerId, error: ProtocolViolation) -> None:
-        """Counted where it is about a record; banned unless there is an innocent explanation."""
-        if isinstance(error, RecordRejected):
-            self.on_rejected(error.reason)
-            if error.reason in _INNOCENT:
-                return
+        """Counted; banned unless there is an innocent explanation."""
+        reason = error.reason if isinstance(error, RecordRejected) else VIOLATION
+        self.on_rejected(reason)
+        if reason in _INNOCENT:
+            return
         _log.warning("banned %s: %s", peer_id, error)
         self.reputation.ban(peer_id, str(error)[:200])
 

@@ -168,7 +168,7 @@ def step(state: State, event: Event) -> Step:
             return _on_block(replace(state, paused=paused))
         case Lost() if state.phase is not Phase.SYNCING:  # while syncing, the catch-up itself begins anew
             return replace(state, phase=Phase.SYNCING, stopping=False), (CatchUp(_last_decided(state)),)
-        case Ready(round, trained_round):
+        case Ready(round, trained_round) if state.phase is Phase.SYNCING:
             ready = replace(state, phase=Phase.WAITING, round=round, trained_round=trained_round, stopping=False)
             return _on_block(ready)
         case Advanced(round) if state.phase is Phase.OUTER_STEP and round == state.round + 1:
@@ -185,9 +185,8 @@ def _on_progress(state: State, event: Trained | Sealed | Decided | Gathered) -> 
             sealing = replace(state, phase=Phase.SEAL, stopping=False)
             return sealing, (Seal(round, inner_steps, in_time),)
         case Phase.SEAL, Sealed(round, contribution):
-            committing = replace(state, phase=Phase.COMMIT, trained_round=round)
-            after, effects = _on_block(committing)
-            return after, ((Commit(round), *effects) if contribution else effects)
+            sealed = replace(state, phase=Phase.COMMIT, trained_round=round)
+            return _committing(sealed) if contribution else _committed(sealed)
         case Phase.CERTIFY, Decided(round, True):
             return replace(state, phase=Phase.AGGREGATE), (Gather(round),)
         case Phase.CERTIFY, Decided(round, False):
@@ -206,12 +205,11 @@ def _on_block(state: State) -> Step:
 def _waiting(state: State) -> Step:
     timing, r = state.timing, state.round
     if _last_decided(state) > r:
-        return replace(state, phase=Phase.SYNCING), (CatchUp(_last_decided(state)),)
+        return _behind(state)
     if state.head < timing.start(r):
         return state, ()
     if state.trained_round >= r and state.trains:  # restarted after sealing: the commit is repeated, not the training
-        after, effects = _committed(replace(state, phase=Phase.COMMIT))
-        return after, (Commit(r), *effects)
+        return _committing(replace(state, phase=Phase.COMMIT))
     if state.trains and state.head < timing.seal(r):
         return (state, ()) if state.paused else (replace(state, phase=Phase.TRAIN), (Train(r),))
     return _committed(replace(state, phase=Phase.COMMIT))
@@ -223,7 +221,16 @@ def _training(state: State) -> Step:
     return state, ()
 
 
+def _committing(state: State) -> Step:
+    """A commit after C_r is worth nothing, and it hides the blob that `Open` is to serve."""
+    if state.head <= state.timing.commit(state.round):
+        return state, (Commit(state.round),)
+    return _committed(state)
+
+
 def _committed(state: State) -> Step:
+    if _last_decided(state) > state.round:
+        return _behind(state)
     if state.head < state.timing.serve(state.round):
         return state, ()
     after, effects = _exchanging(replace(state, phase=Phase.EXCHANGE))
@@ -232,7 +239,7 @@ def _committed(state: State) -> Step:
 
 def _exchanging(state: State) -> Step:
     if _last_decided(state) > state.round:
-        return replace(state, phase=Phase.SYNCING), (CatchUp(_last_decided(state)),)
+        return _behind(state)
     if state.head < state.timing.vote(state.round):
         return state, ()
     return replace(state, phase=Phase.CERTIFY), (ReadVotes(state.round),)
@@ -244,6 +251,10 @@ _BLOCK_RULES: dict[Phase, Callable[[State], Step]] = {
     Phase.COMMIT: _committed,
     Phase.EXCHANGE: _exchanging,
 }
+
+
+def _behind(state: State) -> Step:
+    return replace(state, phase=Phase.SYNCING), (CatchUp(_last_decided(state)),)
 
 
 def _last_decided(state: State) -> int:

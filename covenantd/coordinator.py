@@ -14,7 +14,7 @@ from covenantd import catchup, gather, miner, round
 from covenantd.certifier import Certifier
 from covenantd.chronicle import Chronicle
 from covenantd.engine import EngineRefused
-from covenantd.errors import EngineError
+from covenantd.errors import ChainError, ChainRefused, EngineError
 from covenantd.gather import Certified
 from covenantd.node import Desynced, Node
 from covenantd.roster import BadRoster, Vote
@@ -22,7 +22,8 @@ from covenantd.round import Effect, Event, Phase, State
 from p2p.errors import P2pError
 
 log = structlog.get_logger("covenantd.coordinator")
-OUTSIDE_ERRORS = (EngineError, EngineRefused, Desynced, BadRoster, P2pError, OSError)
+OUTSIDE_ERRORS = (EngineError, EngineRefused, Desynced, BadRoster, ChainError, ChainRefused, P2pError, OSError)
+_STOP_AGAIN_SECONDS = 1.0
 
 
 def outside_cause(error: Exception) -> Exception:
@@ -65,6 +66,8 @@ class Coordinator:
             await self._node.heads.reached(1)
             self._begin(nursery, (round.CatchUp(self._state.timing.last_decided(self._node.heads.number)),))
             async for event in self._events:
+                if self._draining and isinstance(event, round.Advanced):
+                    break  # on a slow machine the next round begins in this very transition
                 self._transition(nursery, event)
                 if self._draining and self._state.phase is Phase.WAITING:
                     break
@@ -124,7 +127,10 @@ class Coordinator:
         return round.Trained(effect.round, steps)
 
     async def _stop_training(self, effect: round.StopTraining) -> None:
-        await self._node.engine.stop_training()
+        """Repeated until it has worked: a Stop that overtakes its Train (whose data a slow chain decides) is lost."""
+        while self._state.phase is Phase.TRAIN and self._state.round == effect.round:
+            await self._node.engine.stop_training()
+            await trio.sleep(_STOP_AGAIN_SECONDS)
 
     async def _seal(self, effect: round.Seal) -> Event:
         sealed = await miner.seal(self._node, effect.round, effect.inner_steps, effect.in_time)
@@ -167,7 +173,10 @@ class Coordinator:
         return round.Gathered(effect.round)
 
     async def _outer_step(self, effect: round.OuterStep) -> Event:
-        certified, paths = self._gathered if effect.certified and self._gathered else (None, ())
+        certified, paths = None, ()
+        if effect.certified:
+            assert self._gathered is not None  # a certified round is never taken for a void one
+            certified, paths = self._gathered
         advanced = await catchup.advance(self._node, certified, paths)
         self._node.metrics.error_feedback_norm.set(advanced.error_feedback_norm)
         if self._certifier is not None:
@@ -180,13 +189,13 @@ class Coordinator:
         while True:
             try:
                 loaded = await catchup.catch_up(self._node, effect.through)
+                if self._certifier is not None:
+                    await self._chronicle.evaluate()
                 break
             except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
                 await self._wait_after(outside_cause(error))
         self._failures = 0
         self._release_settled()
-        if self._certifier is not None:
-            await self._chronicle.evaluate()
         return round.Ready(self._node.journal.memory.round, loaded.trained_round)
 
     def _release_settled(self) -> None:

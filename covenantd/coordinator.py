@@ -22,6 +22,9 @@ from covenantd.round import Effect, Event, Phase, State
 from p2p.errors import P2pError
 
 log = structlog.get_logger("covenantd.coordinator")
+BESIDE = (round.Commit, round.Open, round.StopTraining)
+"""Effects the round machine waits for no answer to."""
+
 OUTSIDE_ERRORS = (EngineError, EngineRefused, Desynced, BadRoster, ChainError, ChainRefused, P2pError, OSError)
 _STOP_AGAIN_SECONDS = 1.0
 
@@ -110,9 +113,11 @@ class Coordinator:
         if event is not None:
             await self._send.send(event)
 
-    def _failed(self, effect: Effect, error: Exception) -> Event:
+    def _failed(self, effect: Effect, error: Exception) -> Event | None:
         log.error("round work failed", effect=type(effect).__name__, round=self._state.round, error=str(error))
         self._node.board.update(last_error=f"{type(effect).__name__}: {error}")
+        if isinstance(effect, BESIDE) and not isinstance(error, EngineError):
+            return None  # the round itself goes on without it
         return round.Lost()
 
     async def _carry_out(self, effect: Effect) -> Event | None:

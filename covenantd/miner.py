@@ -93,7 +93,8 @@ async def commit(node: Node, round: int) -> None:
                 for hotkey in enrolled:
                     pushes.start_soon(_push, node, hotkey, signed, receipts)
             scope.cancel()
-    await _mirror(node, round, signed, receipts)
+    if receipts:
+        await _mirror(node, round, signed, receipts)
     stake = sum(enrolled[h] for h in receipts)
     log.info("committed", round=round, receipts=len(receipts), certifiers=len(enrolled), stake=stake)
 

@@ -161,6 +161,7 @@ def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics) -> Exchange:
         "sent" if way == "out" else "received", "contribution", count
     )
     exchange.on_violation = lambda peer, reason: metrics.count_rejection("exchange")
+    exchange.on_corrupt = lambda blob_id: log.error("a blob on disk is damaged; it is not served", blob_id=blob_id)
     return exchange
 
 

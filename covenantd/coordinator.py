@@ -27,6 +27,7 @@ BESIDE = (round.Commit, round.Open, round.StopTraining)
 
 OUTSIDE_ERRORS = (EngineError, EngineRefused, Desynced, BadRoster, ChainError, ChainRefused, P2pError, OSError)
 _STOP_AGAIN_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 30.0
 
 
 def outside_cause(error: Exception) -> Exception:
@@ -45,6 +46,10 @@ def _leaves(error: BaseException) -> Iterator[Exception]:
         yield cast(Exception, error)
 
 
+def _retry_seconds(failures: int) -> float:
+    return min(0.5 * 2.0**failures, _LONGEST_RETRY_SECONDS)
+
+
 class Coordinator:
     """Owns the round state. `run` returns when draining is done."""
 
@@ -56,7 +61,7 @@ class Coordinator:
         self._vote: Vote | None = None
         self._gathered: tuple[Certified, tuple[Any, ...]] | None = None
         self._draining = False
-        self._failures = 0
+        self._failures, self._failing_round = 0, -1
         self._chronicle = Chronicle(node)
 
     @property
@@ -109,15 +114,21 @@ class Coordinator:
         try:
             event = await self._carry_out(effect)
         except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
-            event = self._failed(effect, outside_cause(error))
+            event = await self._failed(effect, outside_cause(error))
         if event is not None:
             await self._send.send(event)
 
-    def _failed(self, effect: Effect, error: Exception) -> Event | None:
-        log.error("round work failed", effect=type(effect).__name__, round=self._state.round, error=str(error))
-        self._node.board.update(last_error=f"{type(effect).__name__}: {error}")
+    async def _failed(self, effect: Effect, error: Exception) -> Event | None:
+        """Begin anew from the last committed state: at once, then ever later while the same round goes on failing."""
+        what = type(effect).__name__
+        log.error("round work failed", effect=what, round=self._state.round, error=str(error))
+        self._node.board.update(last_error=f"{what}: {error}")
         if isinstance(effect, BESIDE) and not isinstance(error, EngineError):
             return None  # the round itself goes on without it
+        if self._failing_round != self._state.round:
+            self._failing_round, self._failures = self._state.round, 0
+        await trio.sleep(_retry_seconds(self._failures) if self._failures else 0)
+        self._failures += 1
         return round.Lost()
 
     async def _carry_out(self, effect: Effect) -> Event | None:
@@ -191,6 +202,7 @@ class Coordinator:
         return round.Advanced(effect.round + 1)
 
     async def _catch_up(self, effect: round.CatchUp) -> Event:
+        failures = 0
         while True:
             try:
                 loaded = await catchup.catch_up(self._node, effect.through)
@@ -198,8 +210,8 @@ class Coordinator:
                     await self._chronicle.evaluate()
                 break
             except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
-                await self._wait_after(outside_cause(error))
-        self._failures = 0
+                failures += 1
+                await self._wait_after(outside_cause(error), failures)
         self._release_settled()
         return round.Ready(self._node.journal.memory.round, loaded.trained_round)
 
@@ -221,9 +233,8 @@ class Coordinator:
         round.CatchUp: _catch_up,
     }
 
-    async def _wait_after(self, error: Exception) -> None:
-        self._failures += 1
-        seconds = min(0.5 * 2**self._failures, 30.0)
+    async def _wait_after(self, error: Exception, failures: int) -> None:
+        seconds = _retry_seconds(failures)
         log.error("catch-up failed, trying again", error=str(error), retry_seconds=seconds)
         self._node.board.update(last_error=str(error))
         await trio.sleep(seconds)

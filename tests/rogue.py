@@ -101,7 +101,7 @@ def sign_commit(
 @asynccontextmanager
 async def stranger(arena: Arena, directory: Path, victim: str) -> AsyncIterator[Stranger]:
     """Nobody in particular, connected to the named daemon."""
-    directory.mkdir()
+    await trio.Path(directory).mkdir()
     ensure_identity(directory / "p2p.key")
     status = await arena.status(victim)
     assert status is not None

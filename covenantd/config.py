@@ -66,6 +66,12 @@ class NodeConfig:
         "json, console, or auto: console on a terminal, else json",
         choices=("auto", "json", "console"),
     )
+    stop_seconds: int = setting(
+        0,
+        "on SIGTERM, finish the round in work for at most this long before stopping; 0: stop at once, which loses "
+        "no state either (a contribution under way is lost)",
+        check=lambda value: None if 0 <= value <= 86400 else "must be 0 to 86400",
+    )
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ class Config:
     testing: TestingConfig = field(default_factory=TestingConfig)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     file: Path | None = field(default=None, compare=False)
+    flags: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # as given; a reload keeps them
 
     @property
     def p2p_identity(self) -> Path:
@@ -182,7 +189,8 @@ def read_config(
         section: kind(**{one.key: values[one.name] for one in SETTINGS.values() if one.section == section})
         for section, kind in _SECTIONS.items()
     }
-    return Config(**sections, origins=MappingProxyType(origins), file=path), problems
+    kept = MappingProxyType(dict(flags or {}))
+    return Config(**sections, origins=MappingProxyType(origins), file=path, flags=kept), problems
 
 
 def load_config(

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from covenantd import __version__
 from covenantd.controlwire import SOCKET_NAME, ControlError
 from covenantd.ctlclient import BlockingClient
-from covenantd.ctlverbs import VERBS, Verb
+from covenantd.ctlverb import Verb
+from covenantd.ctlverbs import VERBS
 from covenantd.errors import EXIT_FAILED, EXIT_USAGE
 
 _SYSTEM_SOCKET = Path("/run/covenantd") / SOCKET_NAME

@@ -1,36 +1,33 @@
 """The verbs of `covenantctl`: their arguments, the question each asks, how its answer is printed."""
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from covenantd import __version__
 from covenantd.controlwire import ControlError
 from covenantd.ctlclient import BlockingClient
-from covenantd.errors import EXIT_OK
+from covenantd.ctlnodeverbs import (
+    bugreport,
+    bugreport_arguments,
+    chain,
+    completion,
+    completion_arguments,
+    config,
+    config_arguments,
+    identity,
+    limits,
+    log_level,
+    log_level_arguments,
+    snapshot,
+    snapshot_arguments,
+    why,
+    why_arguments,
+)
+from covenantd.ctlverb import Arguments, Connect, Verb, show
 
 _GRACE_SECONDS = 10.0  # what we wait for the answer beyond the daemon's own deadline
 _FOREVER_SECONDS = 8 * 86400.0
-
-Arguments = argparse.Namespace
-Connect = Callable[[], BlockingClient]
-
-
-def _no_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Verb:
-    """`action` gets a connection; `by_itself` opens one, or none, when it likes."""
-
-    help: str
-    action: Callable[[BlockingClient, Arguments], int] | None = None
-    add_arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
-    by_itself: Callable[[Connect, Arguments], int] | None = None
 
 
 def _seconds(text: str) -> float:
@@ -38,12 +35,6 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 7 * 86400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 604800")
     return value
-
-
-def show(args: Arguments, data: dict[str, Any], human: Callable[[Any], str]) -> int:
-    print(json.dumps(data) if args.json else human(data))
-    sys.stdout.flush()
-    return EXIT_OK
 
 
 def _status(client: BlockingClient, args: Arguments) -> int:
@@ -70,10 +61,31 @@ def _top(connect: Connect, args: Arguments) -> int:
     return top.main(connect, args.interval, args.once)
 
 
+def _peers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", choices=("show", "bans", "ban", "unban"), help="without: all peers")
+    parser.add_argument("peer", nargs="?", metavar="PEER", help="its peer id or hotkey")
+
+
 def _peers(client: BlockingClient, args: Arguments) -> int:
+    from covenantd import ctlnodeoutput
     from covenantd.ctloutput import peers_text
 
-    return show(args, client.call("peers"), peers_text)
+    if args.what is None:
+        return show(args, client.call("peers"), peers_text)
+    if args.what == "bans":
+        return show(args, client.call("bans"), ctlnodeoutput.bans_text)
+    if args.peer is None:
+        raise ControlError("usage", f"peers {args.what} wants a PEER: a peer id or hotkey, as `peers` lists them")
+    if args.what == "show":
+        return show(args, _one_peer(client.call("peers"), args.peer), ctlnodeoutput.peer_text)
+    return show(args, client.call(args.what, {"peer": args.peer}), ctlnodeoutput.banned_text)
+
+
+def _one_peer(data: dict[str, Any], wanted: str) -> dict[str, Any]:
+    found = [one for one in data["peers"] if wanted in (one["peer_id"], one["hotkey"])]
+    if not found:
+        raise ControlError("failed", f"no peer {wanted} is known; `covenantctl peers` lists them")
+    return {"schema": data["schema"], **found[0]}
 
 
 def _rounds_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,11 +136,20 @@ def _version(client: BlockingClient, args: Arguments) -> int:
 VERBS = {
     "status": Verb("what the daemon is doing", _status),
     "top": Verb("the same, live; q quits", None, _top_arguments, _top),
-    "peers": Verb("who else is in the run, and the traffic with each", _peers),
+    "peers": Verb("who else is in the run; `peers show|ban|unban PEER`, `peers bans`", _peers, _peers_arguments),
     "rounds": Verb("how the last rounds went; `rounds show R` for one", _rounds, _rounds_arguments),
+    "why": Verb("why a weight is what it is: ours, or a HOTKEY's", why, why_arguments),
     "pause": Verb("finish the round, then hold still until `resume`", _order("pause")),
     "resume": Verb("go on after `pause`", _order("resume")),
     "drain": Verb("finish the round, then stop the daemon", _order("drain")),
     "wait": Verb("return once a condition holds", _wait, _wait_arguments),
+    "snapshot": Verb("the model states kept here: `snapshot list|verify`", snapshot, snapshot_arguments),
+    "chain": Verb("what the chain says of the run and of us", chain),
+    "identity": Verb("hotkey, peer id and addresses", identity),
+    "limits": Verb("what strangers may have of this daemon", limits),
+    "config": Verb("the settings in force: `config show [--origin]`, `config reload`", config, config_arguments),
+    "log-level": Verb("show the log level, or set it until the next restart", log_level, log_level_arguments),
+    "bugreport": Verb("write a tar.gz to attach to a bug report, without secrets", bugreport, bugreport_arguments),
+    "completion": Verb("a completion script for a shell", None, completion_arguments, completion),
     "version": Verb("versions of this program and of the daemon", _version),
 }

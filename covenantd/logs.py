@@ -6,20 +6,42 @@ Our code and the libraries' `logging` go through the same processors. Context (r
 
 import logging
 import os
-import re
 import sys
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
 
+from covenantd.redact import REDACTED, SECRET_NAME
+
 LEVELS = ("debug", "info", "warning", "error")
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
-_SECRET = re.compile(
-    r"(^|_)(secret\w*|seed|mnemonic|password|passphrase|private_key|token)($|_(?!path))", re.IGNORECASE
-)
+_RECENT_LINES = 2000
+_MAX_LINE_CHARS = 2000
 
 Event = MutableMapping[str, Any]
+
+
+class RecentLines(logging.Handler):
+    """The last log lines, for `covenantctl bugreport`: wherever stderr goes, these are at hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=_RECENT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record)[:_MAX_LINE_CHARS])
+        except Exception:  # noqa: BLE001
+            self.handleError(record)  # as every handler does: logging must not stop the work
+
+    def lines(self) -> tuple[str, ...]:
+        """Oldest first, one JSON object each, at most _MAX_LINE_CHARS long."""
+        return tuple(self._lines)
+
+
+recent = RecentLines()
 
 
 def configure(
@@ -44,7 +66,17 @@ def configure(
             ],
         )
     )
-    logging.basicConfig(handlers=[handler], force=True)
+    recent.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _json,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler, recent], force=True)
     set_level(level)
     structlog.configure(
         processors=[
@@ -100,8 +132,8 @@ _json = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
 def _redact(logger: Any, method: str, event: Event) -> Event:
     """Secrets are passed by path only; this is for the day somebody forgets."""
     for name in event:
-        if _SECRET.search(name):
-            event[name] = "[redacted]"
+        if SECRET_NAME.search(name):
+            event[name] = REDACTED
     return event
 
 

@@ -9,12 +9,16 @@ from covenantd.board import StatusBoard
 from covenantd.config import Config
 from covenantd.control import Verb, serve_control
 from covenantd.controlverbs import standard_verbs
+from covenantd.daemonverbs import daemon_verbs
 from covenantd.health import Health, Heartbeat
 from covenantd.http import serve_http, standard_routes
+from covenantd.liveconfig import LiveConfig
 from covenantd.metrics import Metrics
 from covenantd.node import Node
+from covenantd.nodeverbs import node_verbs
 from covenantd.page import page_routes
 from covenantd.sdnotify import Notifier
+from covenantd.signals import drain_on_sigterm, reload_on_sighup, reloading
 from covenantd.status import MAX_SHOWN, PeerStatus, Transfer
 from model import messages
 from p2p.exchange import Exchange
@@ -41,7 +45,11 @@ async def operate(
 ) -> None:
     """Serve until cancelled."""
     notifier = Notifier()
-    verbs = standard_verbs(operations.board, orders)
+    live = LiveConfig(operations.config)
+    reload = reloading(live, notifier, lambda: _line(operations))
+    verbs = standard_verbs(operations.board, orders) | daemon_verbs(live, operations.board, operations.swarm, reload)
+    if node is not None:
+        verbs |= node_verbs(node)
     if node is not None and operations.config.testing.faults:
         verbs["flip"] = Verb(lambda args: _flip(node), writes=True)
     heartbeat = Heartbeat(_LOOP_LIMIT_SECONDS, trio.current_time)
@@ -53,6 +61,9 @@ async def operate(
         await nursery.start(serve_control, operations.config.control_socket, verbs)
         await nursery.start(_serve_http, operations)
         nursery.start_soon(notifier.watchdog, operations.health.alive)
+        await nursery.start(reload_on_sighup, reload)
+        if "drain" in orders and operations.config.node.stop_seconds:
+            await nursery.start(drain_on_sigterm, orders["drain"], operations.config.node.stop_seconds, notifier)
         notifier.ready(_line(operations))
         try:
             await _pulse(operations, node, heartbeat, notifier)

@@ -1,0 +1,116 @@
+"""More verbs of `covenantctl`: those that look into the daemon, its settings and its part in the run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from covenantd.controlwire import ControlError
+from covenantd.ctlclient import BlockingClient
+from covenantd.ctlverb import Arguments, Connect, show
+from covenantd.errors import EXIT_FAILED, EXIT_OK
+
+_LEVELS = ("debug", "info", "warning", "error")  # of covenantd.logs, which is not imported here for its weight
+_SHELLS = ("bash", "zsh", "fish")
+_SLOW_SECONDS = 600.0  # hashing the states of a large model
+
+
+def why_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hotkey", nargs="?", metavar="HOTKEY", help="of another peer; without: our own")
+
+
+def why(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import why_text
+
+    return show(args, client.call("why", {"hotkey": args.hotkey} if args.hotkey else {}), why_text)
+
+
+def snapshot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("list", "verify"), help="verify: hash them again")
+    parser.add_argument("round", nargs="?", type=_round, metavar="ROUND", help="verify only that round's")
+
+
+def _round(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a round")
+    return int(text)
+
+
+def snapshot(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import snapshots_text, verified_text
+
+    if args.what == "list":
+        if args.round is not None:
+            raise ControlError("usage", "snapshot list takes no ROUND")
+        return show(args, client.call("snapshots"), snapshots_text)
+    request = {} if args.round is None else {"round": args.round}
+    data = client.call("snapshot-verify", request, _SLOW_SECONDS)
+    show(args, data, verified_text)
+    return EXIT_OK if data["ok"] else EXIT_FAILED
+
+
+def chain(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import chain_text
+
+    return show(args, client.call("chain"), chain_text)
+
+
+def identity(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import identity_text
+
+    return show(args, client.call("identity"), identity_text)
+
+
+def limits(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import limits_text
+
+    return show(args, client.call("limits"), limits_text)
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("show", "reload"), help="reload: read the files again, as SIGHUP does")
+    parser.add_argument("--origin", action="store_true", help="with show: where each value comes from")
+
+
+def config(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import config_text, reloaded_text
+
+    if args.what == "reload":
+        return show(args, client.call("config-reload"), reloaded_text)
+    return show(args, client.call("config"), lambda data: config_text(data, args.origin))
+
+
+def log_level_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("level", nargs="?", choices=_LEVELS)
+
+
+def log_level(client: BlockingClient, args: Arguments) -> int:
+    verb, request = ("log-level", {}) if args.level is None else ("set-log-level", {"level": args.level})
+    return show(args, client.call(verb, request), lambda data: str(data["level"]))
+
+
+def bugreport_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="FILE", help="covenantd-bugreport-TIME.tar.gz here")
+
+
+def bugreport(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlbugreport import default_name, write_bundle
+
+    path: Path = args.output or Path(default_name())
+    try:
+        names = write_bundle(path, client.call("bugreport"))
+    except OSError as error:
+        raise ControlError("failed", f"{path}: {error.strerror}") from None
+    data: dict[str, Any] = {"schema": 1, "path": str(path.absolute()), "files": names}
+    return show(args, data, lambda d: f"{d['path']}: {', '.join(d['files'])}\nLook through it before you pass it on.")
+
+
+def completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=_SHELLS)
+
+
+def completion(connect: Connect, args: Arguments) -> int:
+    from covenantd.completion import script
+    from covenantd.ctl import parser
+
+    print(script("covenantctl", parser(), args.shell), end="")
+    return EXIT_OK

@@ -1,0 +1,209 @@
+"""Control verbs about the daemon itself, whatever its role: log level, config, limits, identity, bans, bug report."""
+
+import platform
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from covenantd import __version__, logs
+from covenantd.board import StatusBoard
+from covenantd.control import ControlSettings, Verb
+from covenantd.controlwire import ControlError
+from covenantd.http import HttpSettings
+from covenantd.liveconfig import LiveConfig
+from covenantd.redact import redact_text
+from covenantd.status import SCHEMA
+from p2p.exchange_settings import ExchangeSettings
+from p2p.swarm import Swarm
+from p2p.wire import Fields
+
+Args = Mapping[str, Any]
+Reload = Callable[[], Awaitable[dict[str, Any]]]
+
+_MAX_PEER_ID_CHARS = 128
+_REPORT_LOG_BYTES = 300 << 10  # all parts together must fit a reply frame
+_REPORT_ENGINE_LOG_BYTES = 100 << 10
+_REPORT_ROUNDS = 50
+
+
+def daemon_verbs(live: LiveConfig, board: StatusBoard, swarm: Swarm, reload: Reload) -> dict[str, Verb]:
+    """`reload` takes up the config anew and says what came of it."""
+    return {
+        "log-level": Verb(_log_level(live)),
+        "set-log-level": Verb(_set_log_level(live), writes=True),
+        "config": Verb(_config(live)),
+        "config-reload": Verb(_reload(reload), writes=True),
+        "limits": Verb(_limits(swarm)),
+        "identity": Verb(_identity(live, board)),
+        "bans": Verb(_bans(swarm)),
+        "ban": Verb(_ban(swarm), writes=True),
+        "unban": Verb(_unban(swarm), writes=True),
+        "bugreport": Verb(_bugreport(live, board), writes=True),  # logs are not for everybody who may read a status
+    }
+
+
+Handler = Callable[[Args], Awaitable[object]]
+
+
+def _log_level(live: LiveConfig) -> Handler:
+    async def handler(args: Args) -> object:
+        return {"schema": SCHEMA, "level": live.config.node.log_level, "levels": list(logs.LEVELS)}
+
+    return handler
+
+
+def _set_log_level(live: LiveConfig) -> Handler:
+    async def handler(args: Args) -> object:
+        level = Fields(args).text("level", 16)
+        try:
+            live.set_log_level(level)
+        except ValueError as error:
+            raise ControlError("usage", str(error)) from None
+        return {"schema": SCHEMA, "level": level, "levels": list(logs.LEVELS)}
+
+    return handler
+
+
+def _config(live: LiveConfig) -> Handler:
+    async def handler(args: Args) -> object:
+        return {"schema": SCHEMA, "file": str(live.config.file or ""), "settings": live.shown()}
+
+    return handler
+
+
+def _reload(reload: Reload) -> Handler:
+    async def handler(args: Args) -> object:
+        return {"schema": SCHEMA, **await reload()}
+
+    return handler
+
+
+def _limits(swarm: Swarm) -> Handler:
+    """Those of the parts that meet strangers; they are fixed when the daemon starts."""
+
+    async def handler(args: Args) -> object:
+        groups = {
+            "exchange": asdict(ExchangeSettings()),
+            "swarm": {k: v for k, v in asdict(swarm.settings).items() if k not in ("run_id", "role", "bootstrap")},
+            "control": asdict(ControlSettings()),
+            "http": asdict(HttpSettings()),
+        }
+        return {"schema": SCHEMA, "limits": groups}
+
+    return handler
+
+
+def _identity(live: LiveConfig, board: StatusBoard) -> Handler:
+    async def handler(args: Args) -> object:
+        status = board.status
+        return {
+            "schema": SCHEMA,
+            "hotkey": status.hotkey,
+            "uid": status.uid,
+            "peer_id": status.peer_id,
+            "addresses": list(status.addresses),
+            "role": status.role,
+            "run_id": status.run_id,
+            "run_name": status.run_name,
+            "hotkey_file": str(live.config.identity.hotkey),
+            "p2p_identity_file": str(live.config.p2p_identity),
+        }
+
+    return handler
+
+
+# Bans
+
+
+def _bans(swarm: Swarm) -> Handler:
+    async def handler(args: Args) -> object:
+        now = trio.current_time()
+        bans = swarm.reputation.bans()
+        rows = [{"peer_id": p, "reason": b.reason, "seconds_left": max(0.0, b.until - now)} for p, b in bans.items()]
+        return {"schema": SCHEMA, "bans": rows}
+
+    return handler
+
+
+def _ban(swarm: Swarm) -> Handler:
+    async def handler(args: Args) -> object:
+        peer_id = _peer_id(swarm, args)
+        if peer_id == swarm.peer_id:
+            raise ControlError("usage", "that is this peer itself")
+        swarm.reputation.ban(peer_id, "banned by the operator")
+        return {"schema": SCHEMA, "peer_id": peer_id, "banned": True}
+
+    return handler
+
+
+def _unban(swarm: Swarm) -> Handler:
+    async def handler(args: Args) -> object:
+        peer_id = Fields(args).text("peer", _MAX_PEER_ID_CHARS)
+        if peer_id not in swarm.reputation.bans():
+            raise ControlError("failed", f"{peer_id} is not banned; `covenantctl peers bans` lists who is")
+        swarm.reputation.unban(peer_id)
+        return {"schema": SCHEMA, "peer_id": peer_id, "banned": False}
+
+    return handler
+
+
+def _peer_id(swarm: Swarm, args: Args) -> str:
+    """A peer id, known or not, or the hotkey of a known peer."""
+    word = Fields(args).text("peer", _MAX_PEER_ID_CHARS)
+    peer = swarm.by_hotkey(word)
+    if peer is not None:
+        return peer.peer_id
+    if swarm.by_peer_id(word) is None and not word.startswith(("12D3Koo", "Qm", "16Uiu2")):
+        raise ControlError("usage", f"{word!r} is neither a peer id nor the hotkey of a peer we know")
+    return word
+
+
+# Bug report
+
+
+def _bugreport(live: LiveConfig, board: StatusBoard) -> Handler:
+    async def handler(args: Args) -> object:
+        engine_log = live.config.node.state_directory / "engine.log"
+        tail = await trio.to_thread.run_sync(file_tail, engine_log, _REPORT_ENGINE_LOG_BYTES)
+        lines = _last_bytes("\n".join(logs.recent.lines()), _REPORT_LOG_BYTES)
+        return {
+            "schema": SCHEMA,
+            "status": board.status.as_dict(),
+            "rounds": [one.as_dict() for one in board.rounds[-_REPORT_ROUNDS:]],
+            "config": live.shown(),
+            "versions": versions(),
+            "log": redact_text(lines),
+            "engine_log": redact_text(tail),
+        }
+
+    return handler
+
+
+def file_tail(path: Path, most_bytes: int) -> str:
+    """The end of a file; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - most_bytes))
+            return file.read(most_bytes).decode("utf-8", "replace")
+    except OSError:
+        return ""  # no engine has run yet
+
+
+def _last_bytes(text: str, most: int) -> str:
+    return text.encode()[-most:].decode("utf-8", "ignore")
+
+
+def versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {"covenantd": __version__, "python": sys.version.split()[0], "system": platform.platform()}
+    for name in ("torch", "hivemind", "bittensor", "trio", "msgpack", "numpy", "blake3"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,221 @@
+"""Verbs about the daemon itself, asked by the real covenantctl: log level, config, bans, limits, bug report."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covenantd import logs
+from covenantd.board import StatusBoard
+from covenantd.config import load_config
+from covenantd.control import serve_control
+from covenantd.controlverbs import standard_verbs
+from covenantd.daemonverbs import daemon_verbs, file_tail
+from covenantd.errors import ConfigError
+from covenantd.liveconfig import LiveConfig
+from covenantd.redact import REDACTED, redact_text, redact_value
+from covenantd.status import PeerStatus, RoundSummary, Status
+from p2p.reputation import Reputation
+from p2p.swarm import SwarmSettings
+
+PEER = "12D3KooWGatU9DoRkc8GDR4fq6TZKXSiYdmbwWAYKMPBTG3oFjhW"
+STATUS = Status("miner", hotkey="5Own", peers=(PeerStatus("5Grw", PEER, "miner", ("/ip4/1.2.3.4/tcp/1",), True),))
+CONFIG = """\
+[node]
+log_level = "info"
+[chain]
+endpoint = "tcp://127.0.0.1:9945"
+"""
+
+
+@dataclass
+class FakeSwarm:
+    """The little of a Swarm that operators reach."""
+
+    peer_id: str = "12D3KooOwn"
+    settings: SwarmSettings = field(default_factory=lambda: SwarmSettings("ab" * 32, "miner"))
+    reputation: Reputation = field(default_factory=Reputation)
+
+    def by_hotkey(self, hotkey: str) -> Any:
+        return STATUS.peers[0] if hotkey == "5Grw" else None
+
+    def by_peer_id(self, peer_id: str) -> Any:
+        return STATUS.peers[0] if peer_id == PEER else None
+
+
+@dataclass
+class Daemon:
+    directory: Path
+    live: LiveConfig
+    swarm: FakeSwarm
+    board: StatusBoard
+
+    async def ctl(self, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "covenantd.ctl", "--socket", str(self.directory / "control.sock"), *words]
+        root = str(Path(__file__).parents[2])
+        return await trio.run_process(
+            command,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            cwd=self.directory,
+            env={**os.environ, "PYTHONPATH": root, **environment},
+        )
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Daemon]:
+    file = tmp_path / "covenantd.toml"
+    file.write_text(f'{CONFIG}\n[identity]\nhotkey = "hotkey.json"\n')
+    live = LiveConfig(load_config(file, {"node.state_directory": str(tmp_path)}, {}))
+    board, swarm = StatusBoard(STATUS), FakeSwarm()
+    board.add_round(RoundSummary(1, "certified"))
+
+    async def reload() -> dict[str, Any]:
+        return live.reload().as_dict()
+
+    verbs = standard_verbs(board, {}) | daemon_verbs(live, board, swarm, reload)  # type: ignore[arg-type]
+    await nursery.start(serve_control, tmp_path / "control.sock", verbs)
+    yield Daemon(tmp_path, live, swarm, board)
+    nursery.cancel_scope.cancel()
+
+
+async def test_log_level_at_run_time(daemon: Daemon) -> None:
+    assert (await daemon.ctl("log-level")).stdout == b"info\n"
+    assert (await daemon.ctl("log-level", "debug")).stdout == b"debug\n"
+    assert logging.getLogger().level == logging.DEBUG
+    shown = json.loads((await daemon.ctl("--json", "config", "show")).stdout)["settings"]
+    level = next(one for one in shown if one["name"] == "node.log_level")
+    assert (level["value"], level["origin"]) == ("debug", "covenantctl log-level")
+    assert (await daemon.ctl("log-level", "loud")).returncode == 2
+
+
+async def test_config_with_origins_and_reload(daemon: Daemon) -> None:
+    shown = (await daemon.ctl("config", "show", "--origin")).stdout.decode()
+    level, state = (next(x for x in shown.splitlines() if x.startswith(n)) for n in ("node.log_l", "node.state"))
+    assert f"{daemon.directory}/covenantd.toml:2" in level and "needs a restart" not in level
+    assert "flag node.state_directory" in state and "needs a restart" in state
+    assert (await daemon.ctl("config", "reload")).stdout == b"nothing has changed\n"
+    (daemon.directory / "covenantd.toml").write_text(CONFIG.replace("info", "error").replace("9945", "9946"))
+    done = (await daemon.ctl("config", "reload")).stdout.decode()
+    assert "taken up: node.log_level" in done and "only after a restart: identity.hotkey, chain.endpoint" in done
+    assert logging.getLogger().level == logging.ERROR
+    assert daemon.live.config.chain.endpoint.endswith("9945"), "what runs is shown, not what the file says"
+    (daemon.directory / "covenantd.toml").write_text("[node]\nlog_levle = 1\n")
+    broken = await daemon.ctl("config", "reload")
+    assert broken.returncode == 1 and b"log_level" in broken.stderr
+    assert daemon.live.config.node.log_level == "error"
+
+
+async def test_peers_are_shown_banned_and_forgiven(daemon: Daemon) -> None:
+    assert PEER.encode() in (await daemon.ctl("peers", "show", "5Grw")).stdout
+    assert (await daemon.ctl("peers", "bans")).stdout == b"nobody is banned\n"
+    assert (await daemon.ctl("peers", "ban", "5Grw")).returncode == 0
+    assert daemon.swarm.reputation.is_banned(PEER)
+    assert b"banned by the operator" in (await daemon.ctl("peers", "bans")).stdout
+    assert (await daemon.ctl("peers", "unban", PEER)).returncode == 0
+    assert not daemon.swarm.reputation.is_banned(PEER)
+    for words, code in {("unban", PEER): 1, ("ban", "nonsense"): 2, ("ban",): 2, ("show", "5X"): 1}.items():
+        assert (await daemon.ctl("peers", *words)).returncode == code, words
+
+
+async def test_identity_and_limits(daemon: Daemon) -> None:
+    assert b"5Own" in (await daemon.ctl("identity")).stdout
+    limits = json.loads((await daemon.ctl("limits", "--json")).stdout)["limits"]
+    assert limits["exchange"]["streams_per_peer"] > 0 and limits["control"]["max_clients"] == 50
+    assert b"exchange.send_budget_bytes" in (await daemon.ctl("limits")).stdout
+
+
+async def test_a_bug_report_holds_what_helps_and_no_secret(daemon: Daemon) -> None:
+    logs.configure("info", "json", (daemon.directory / "log").open("w"), {})
+    logging.getLogger("test").warning("chain at wss://me:hunter2@node.example?api_key=abc is slow")
+    (daemon.directory / "engine.log").write_text("x" * 200_000 + '\nsecretPhrase: "word word word"\nlast line\n')
+    done = await daemon.ctl("bugreport", "--json", "--output", "report.tar.gz")
+    assert done.returncode == 0, done.stderr
+    path = daemon.directory / "report.tar.gz"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(path) as bundle:
+        files = {m.name.partition("/")[2]: bundle.extractfile(m).read().decode() for m in bundle.getmembers()}  # type: ignore[union-attr]
+    assert set(files) == set(json.loads(done.stdout)["files"])
+    whole = "".join(files.values())
+    assert "hunter2" not in whole and "=abc" not in whole and "word word" not in whole
+    assert "is slow" in files["log.jsonl"] and "last line" in files["engine.log"]
+    assert json.loads(files["status.json"])["hotkey"] == "5Own"
+    assert json.loads(files["versions.json"])["python"] == sys.version.split()[0]
+    assert (await daemon.ctl("bugreport", "--output", "report.tar.gz")).returncode == 1, "never over another"
+
+
+def test_recent_lines_are_bounded(tmp_path: Path) -> None:
+    logs.configure("info", "json", (tmp_path / "log").open("w"), {})
+    for number in range(logs._RECENT_LINES + 10):
+        logging.getLogger("test").info("%d %s", number, "y" * 5000)
+    lines = logs.recent.lines()
+    assert len(lines) == logs._RECENT_LINES and max(map(len, lines)) <= logs._MAX_LINE_CHARS
+
+
+def test_the_tail_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"ab\xffcdef")
+    assert file_tail(tmp_path / "log", 4) == "cdef" and file_tail(tmp_path / "none", 4) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("chain.endpoint", "wss://user:pass@host:443/x", f"wss://{REDACTED}@host:443/x"),
+        ("chain.endpoint", "wss://host/?api_key=xyz&a=1", f"wss://host/?api_key={REDACTED}&a=1"),
+        ("chain.endpoint", "tcp://127.0.0.1:9945", "tcp://127.0.0.1:9945"),
+        ("some.password", "x", REDACTED),
+        ("some.token_path", "/etc/token", "/etc/token"),
+        ("run.seed", "/etc/blobs", "/etc/blobs"),
+        ("network.bootstrap", ("/ip4/1.2.3.4/tcp/1",), ["/ip4/1.2.3.4/tcp/1"]),
+        ("engine.threads", 4, 4),
+    ],
+)
+def test_settings_are_redacted(name: str, value: object, shown: object) -> None:
+    assert redact_value(name, value) == shown
+
+
+@given(st.text(), st.text(alphabet=st.characters(categories=("L", "N")), min_size=8))
+def test_secrets_in_text_are_redacted(before: str, secret: str) -> None:
+    for text in (f'{{"secretSeed": "{secret}"}}', f"password={secret}", f"tcp://u:{secret}@h"):
+        assert secret not in redact_text(text)
+    assert isinstance(redact_text(before), str)
+
+
+def test_a_private_key_block_is_redacted() -> None:
+    key = "-----BEGIN " + "PRIVATE KEY-----\nMC4CAQ\n-----END " + "PRIVATE KEY-----"
+    assert redact_text(f"a {key} b") == f"a {REDACTED} b"
+    assert "MC4CAQ" not in redact_text(key[:40])
+
+
+def test_a_reload_that_cannot_read_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "covenantd.toml"
+    file.write_text(CONFIG)
+    applied: list[str] = []
+    live = LiveConfig(load_config(file, {}, {}), lambda config: applied.append(config.node.log_level))
+    file.unlink()
+    with pytest.raises(ConfigError):
+        live.reload()
+    file.write_text(CONFIG.replace("info", "warning"))
+    assert live.reload().applied == ("node.log_level",) and applied == ["warning"]
+    assert live.reload().applied == ()

@@ -46,6 +46,10 @@ class InnerConfig:
     sequence_tokens: int = 128
 
 
+SCHEDULE = ("peak_learning_rate", "decay_steps", "final_learning_rate_ratio", "gradient_clip")
+"""Settings of InnerConfig that a run may change in mid-run: the optimiser's own state does not depend on them."""
+
+
 @dataclass(frozen=True)
 class CompressionConfig:
     """SparseLoCo (arXiv 2508.15706, 2603.08163): selection, quantisation, error feedback, outer step."""

@@ -62,6 +62,7 @@ class Train:
     round: int
     assignment_key: str  # 64 hex digits; see model.data.assigned_sequences
     inner_steps: int
+    schedule: dict[str, Any] = field(default_factory=dict)  # of model.config.SCHEDULE, where changed in mid-run
 
 
 @dataclass(frozen=True)

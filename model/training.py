@@ -4,11 +4,13 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model import contribution, inner, transformer
+from model.config import SCHEDULE
 from model.data import Permutation
 from model.errors import InputError
 from model.messages import Progress, Seal, Sealed, Train, Trained
@@ -57,6 +59,9 @@ def _check_train(session: Session, request: Train) -> None:
         raise InputError(f"round {request.round} cannot be trained after round {session.feedback.trained_round}")
     if not 0 <= request.inner_steps <= MAX_INNER_STEPS:
         raise InputError(f"{request.inner_steps} inner steps asked for, at most {MAX_INNER_STEPS} are possible")
+    values = request.schedule.items()
+    if not all(name in SCHEDULE and isinstance(v, int | float) and math.isfinite(v) and v >= 0 for name, v in values):
+        raise InputError(f"a training schedule that makes no sense: {request.schedule!r:.200}")
 
 
 class _Steps:
@@ -64,7 +69,7 @@ class _Steps:
 
     def __init__(self, session: Session, request: Train, emit: Emit) -> None:
         self.session, self.request, self.emit = session, request, emit
-        self.config = session.config.inner
+        self.config = replace(session.config.inner, **request.schedule)
         self.tokens_per_step = self.config.batch_sequences * self.config.sequence_tokens
         self._permutation = Permutation(request.assignment_key, session.train_pool.sequences)
         self.losses: list[float] = []

@@ -186,6 +186,18 @@ def test_a_seal_that_failed_can_be_asked_again(directory: Path, engine: EnginePr
     assert (directory / "other/ef.bin").read_bytes() == retried  # absorbed once, not twice
 
 
+def test_a_round_may_have_a_schedule_of_its_own(directory: Path, engine: EngineProcess) -> None:
+    expect(m.Loaded, engine.ask(load_message(directory)))
+    rates = []
+    engine.send(m.Train(0, KEY, 2, {"peak_learning_rate": 1e-9}))
+    while isinstance(reply := engine.receive(), m.Progress):
+        rates.append(reply.learning_rate)
+    expect(m.Trained, reply)
+    assert rates and max(rates) <= 1e-9
+    for nonsense in ({"beta1": 0.5}, {"decay_steps": math.nan}, {"gradient_clip": -1.0}):
+        assert expect(m.Failed, engine.ask(m.Train(0, KEY, 2, nonsense))).kind == "input"
+
+
 def test_stop_ends_training_after_a_step(directory: Path, engine: EngineProcess) -> None:
     engine.ask(load_message(directory))
     engine.send(m.Stop())  # nothing trains: ignored

@@ -30,7 +30,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words[:1] == ["ledger"]:
+        if words[:1] == ["ledger"] and _serves(words[1:]):
             _become_ledger(words[1:])
         chosen = next((word for word in words if not word.startswith("-")), None)
         args = _parser(chosen).parse_args(words)
@@ -75,6 +75,11 @@ def _exit_code(error: BaseException) -> int | None:
     return EXIT_TRY_AGAIN if isinstance(error, P2pError) else None
 
 
+def _serves(words: list[str]) -> bool:
+    """`covenantd ledger --database ...` is `covenantd ledger serve --database ...`."""
+    return words[:1] == ["serve"] or (bool(words) and words[0].startswith("-") and words[0] not in ("-h", "--help"))
+
+
 def _become_ledger(words: list[str]) -> NoReturn:
     """The ledger takes this process over, signals and exit code included."""
     sys.stdout.flush()
@@ -86,7 +91,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_DAEMON_USAGE, f"covenantd: {message}; see `{self.prog} --help`\n")
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
+def _parser(chosen: str | None, whole: bool = False) -> argparse.ArgumentParser:
+    """With the arguments of the chosen command alone, or of all: they are in modules that take long to import."""
     parser = _Parser(
         prog="covenantd",
         description="Strangers train one large language model together, peer to peer.",
@@ -97,7 +103,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)
         sub.set_defaults(command=command)
-        if name == chosen:
+        if whole or name == chosen:
             command.add_arguments(sub)
     return parser
 
@@ -221,8 +227,15 @@ def _help(args: Arguments) -> int:
     return EXIT_OK
 
 
-def _no_arguments(parser: argparse.ArgumentParser) -> None:
-    pass  # never parsed here: `ledger` hands its words over before
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _completion(args: Arguments) -> int:
+    from covenantd.completion import script
+
+    print(script("covenantd", _parser(None, whole=True), args.shell), end="")
+    return EXIT_OK
 
 
 COMMANDS = {
@@ -230,9 +243,11 @@ COMMANDS = {
     "swarm": _from_module("covenantd.local", "a whole swarm on this machine, to see it train"),
     "init": Command("write a config and keys for one peer", _init_arguments, _init),
     "check-config": Command("find the mistakes in a config", _check_arguments, _check),
+    "doctor": _from_module("covenantd.doctor", "find what stands in an operator's way, with the fix"),
     "plan": _from_module("covenantd.plan", "make the run spec of a new run"),
     "register": _from_module("covenantd.registration", "give this peer's hotkey a uid on the ledger"),
-    "ledger": Command("the embedded chain as a process of its own", _no_arguments, lambda args: EXIT_DAEMON_USAGE),
+    "ledger": _from_module("covenantd.chain.ledger.commands", "the embedded chain: serve, create, fund, inspect"),
+    "completion": Command("a completion script for a shell", _completion_arguments, _completion),
     "help": Command("topics worth reading", _help_arguments, _help),
 }
 

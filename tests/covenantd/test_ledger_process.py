@@ -39,7 +39,8 @@ def name(answer: Any) -> str:
     return str(answer["error"]["data"]["name"])
 
 
-async def test_kill_9_under_load_loses_nothing_acknowledged(start_ledger: StartLedger) -> None:
+@pytest.mark.parametrize("deaths", [5, pytest.param(50, marks=pytest.mark.slow)])
+async def test_kill_9_under_load_loses_nothing_acknowledged(start_ledger: StartLedger, deaths: int) -> None:
     """Writers count in their commitments while the ledger dies again and again."""
     ledger = start_ledger(GENESIS, block_seconds=0.02)
     acknowledged = {key.hotkey: (0, b"") for key in KEYS}
@@ -58,7 +59,7 @@ async def test_kill_9_under_load_loses_nothing_acknowledged(start_ledger: StartL
     async with trio.open_nursery() as nursery:
         for key, scope in zip(KEYS, scopes, strict=True):
             nursery.start_soon(write, key, scope)
-        for _ in range(5):
+        for _ in range(deaths):
             for _ in range(10):
                 progress = trio.Event()
                 await progress.wait()

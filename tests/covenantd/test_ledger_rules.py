@@ -162,16 +162,27 @@ _calls = st.tuples(
             st.just("set_weights"),
             st.fixed_dictionaries({"uids": _uids, "values": _uids, "version_key": st.just(0)}),
         ),
+        st.tuples(st.just("swap_hotkey"), st.fixed_dictionaries({"to": st.sampled_from(KEYS)})),
+        st.tuples(st.sampled_from(["allow", "disallow"]), st.fixed_dictionaries({"who": st.sampled_from(KEYS)})),
     ),
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(_calls, max_size=4), max_size=30))
-def test_whatever_is_called(blocks: list[list[Any]]) -> None:
+@given(st.lists(st.lists(_calls, max_size=4), max_size=30), st.booleans())
+def test_whatever_is_called(blocks: list[list[Any]], private: bool) -> None:
     """Nothing is made or lost but by emission; a refused call changes its nonce alone; uids have no gap; the changes
     rebuild the state; and the digest by increments is the digest of the whole."""
-    state = genesis(max_neurons=6, immunity_blocks=3, registration_burn=UNIT // 3, max_registrations_per_block=2)
+    state = genesis(
+        max_neurons=6,
+        immunity_blocks=3,
+        registration_burn=UNIT // 3,
+        max_registrations_per_block=2,
+        private=private,
+        owner=KEYS[0],
+        key_swap_cost=UNIT // 7,
+        commitment_bytes_per_epoch=150,
+    )
     entries = _entries(state)
     digest, total = StateDigest(entries), supply(state)
     head = genesis_block(digest, 1000)
@@ -195,7 +206,8 @@ def test_whatever_is_called(blocks: list[list[Any]]) -> None:
 
 
 def _entries(state: State) -> dict[str, str]:
-    tables = {"account": state.accounts, "neuron": state.neurons, "commitment": state.commitments}
+    tables: dict[str, Any] = {"account": state.accounts, "neuron": state.neurons, "commitment": state.commitments}
+    tables |= {"bonds": state.bonds, "weight_commits": state.weight_commits, "allowed": state.allowed}
     tables |= {"weights": state.weights, "settings": state._settings, "totals": state._totals}
     return {f"{n}/{i}": canonical_json(vars(r)) for n, table in tables.items() for i, r in table.items()}
 

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 
 from covenantd.chain.yuma.apportion import apportion
 from covenantd.chain.yuma.epoch import run_epoch
-from covenantd.chain.yuma.subnet import MODES, EpochInputs, EpochResult, EpochRules
+from covenantd.chain.yuma.subnet import MODES, Cells, EpochInputs, EpochResult, EpochRules, Row
 
 U16 = 65535
 RULES = EpochRules()
+
+
+def rows(*cells: dict[int, int]) -> list[Row]:
+    return [Row.of(one) for one in cells]
 
 
 def subnet(stakes: list[int], weights: list[dict[int, int]], **changes: Any) -> EpochInputs:
@@ -24,8 +28,8 @@ def subnet(stakes: list[int], weights: list[dict[int, int]], **changes: Any) -> 
         active=[True] * size,
         voted=[9] * size,
         registered=[1] * size,
-        weights=weights,
-        bonds=[{}] * size,
+        weights=rows(*weights),
+        bonds=[Row()] * size,
         last_epoch_block=5,
     )
     return replace(inputs, **changes)
@@ -35,8 +39,12 @@ SERVERS = {4: 16383, 5: 32767, 6: 49149, 7: 65535}
 EIGHT = subnet([1, 2, 3, 4, 0, 0, 0, 0], [SERVERS] * 4 + [{}] * 4)
 
 
+def without(row: Cells, uid: int) -> Row:
+    return Row.of({j: value for j, value in zip(row.uids, row.values, strict=True) if j != uid})
+
+
 def column(result: EpochResult, uid: int) -> list[int]:
-    return [row.get(uid, 0) for row in result.bonds[:4]]
+    return [row.cells().get(uid, 0) for row in result.bonds[:4]]
 
 
 def test_worked_example_of_classic_bonds() -> None:
@@ -45,7 +53,7 @@ def test_worked_example_of_classic_bonds() -> None:
     assert first.incentive[4:] == pytest.approx([U16 * s for s in (0.099998, 0.200001, 0.299993, 0.400009)], abs=1)
     assert first.vtrust[:4] == pytest.approx([U16] * 4, abs=1) and first.vtrust[4:] == (0,) * 4
     assert column(first, 4) == pytest.approx([16383, 32767, 49151, 65535], abs=1)
-    alone = replace(EIGHT, weights=[{0: U16}, *EIGHT.weights[1:]], bonds=first.bonds)
+    alone = replace(EIGHT, weights=[Row.of({0: U16}), *EIGHT.weights[1:]], bonds=first.bonds)
     assert column(run_epoch(alone, RULES), 4) == pytest.approx([14582, 32767, 49151, 65535], abs=1)
 
 
@@ -79,21 +87,21 @@ def test_emission_without_votes_follows_active_stake_then_stake() -> None:
 
 
 def test_absent_cells_lose_their_bond_under_liquid_alpha_and_zeros_decay() -> None:
-    old: list[dict[int, int]] = [{2: 30000, 3: 30000}, {}, {}, {}]
+    old = rows({2: 30000, 3: 30000}, {}, {}, {})
     weights = [{1: U16, 2: 0}, {}, {}, {}]
     inputs = subnet([5, 0, 0, 0], weights, bonds=old)
-    liquid = run_epoch(inputs, replace(RULES, mode="yuma3+liquid")).bonds[0]
+    liquid = run_epoch(inputs, replace(RULES, mode="yuma3+liquid")).bonds[0].cells()
     assert 0 < liquid[2] < 30000 * 3 // 10 and 3 not in liquid
-    plain = run_epoch(inputs, replace(RULES, mode="yuma3")).bonds[0]
+    plain = run_epoch(inputs, replace(RULES, mode="yuma3")).bonds[0].cells()
     assert plain[2] == plain[3] == pytest.approx(27000, abs=1)
-    between = run_epoch(inputs, replace(RULES, mode="yuma3+liquid", bonds_penalty=30000)).bonds[0]
+    between = run_epoch(inputs, replace(RULES, mode="yuma3+liquid", bonds_penalty=30000)).bonds[0].cells()
     assert 2 not in between  # interpolation drops zeros
 
 
 def test_liquid_alpha_is_the_plain_average_where_nobody_agrees() -> None:
-    inputs = subnet([5, 0], [{}, {}], bonds=[{1: 30000}, {}])
+    inputs = subnet([5, 0], [{}, {}], bonds=rows({1: 30000}, {}))
     for mode in ("yuma3", "yuma3+liquid"):
-        assert run_epoch(inputs, replace(RULES, mode=mode)).bonds[0] == {1: 26999}
+        assert run_epoch(inputs, replace(RULES, mode=mode)).bonds[0].cells() == {1: 26999}
 
 
 # Everything below is for any subnet.
@@ -105,12 +113,13 @@ _small = st.integers(0, 50)
 def subnets(draw: st.DrawFn) -> EpochInputs:
     size = draw(st.integers(1, 7))
     uids = st.integers(0, size - 1)
-    rows = st.lists(st.dictionaries(uids, _small, max_size=size), min_size=size, max_size=size)
+    cells = st.dictionaries(uids, _small, max_size=size).map(Row.of)
+    rows = st.lists(cells, min_size=size, max_size=size)
     blocks = st.lists(st.integers(0, 9), min_size=size, max_size=size)
     flags = st.lists(st.booleans(), min_size=size, max_size=size)
     stakes = draw(st.lists(_small, min_size=size, max_size=size))
     permits = [flag and stake > 0 for flag, stake in zip(draw(flags), stakes, strict=True)]
-    bonds = [row if ok else {} for row, ok in zip(draw(rows), permits, strict=True)]
+    bonds = [row if ok else Row() for row, ok in zip(draw(rows), permits, strict=True)]
     return EpochInputs(
         stakes, permits, draw(flags), draw(blocks), draw(blocks), draw(rows), bonds, draw(st.integers(0, 9))
     )
@@ -135,11 +144,11 @@ def test_shares_are_shares(inputs: EpochInputs, rules: EpochRules) -> None:
         assert len(shares) == size and all(0 <= share <= U16 for share in shares)
     assert sum(result.incentive) <= U16 and sum(result.dividends) <= U16
     assert sum(result.incentive) in range(U16 - size, U16 + 1) or not any(result.incentive)
-    assert all(0 < bond <= U16 for row in result.bonds for bond in row.values())
+    assert all(0 < bond <= U16 for row in result.bonds for bond in row.values)
     assert sum(apportion(1000, result.emission_parts)) == (1000 if any(inputs.stakes) else 0)
     for uid, permit in enumerate(inputs.permits):
         if not permit:
-            assert result.vtrust[uid] == 0 and not result.bonds[uid] and result.dividends[uid] == 0
+            assert result.vtrust[uid] == 0 and not result.bonds[uid].uids and result.dividends[uid] == 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -148,7 +157,7 @@ def test_only_proportions_matter(inputs: EpochInputs, rules: EpochRules, stake_b
     scaled = replace(
         inputs,
         stakes=[stake * stake_by for stake in inputs.stakes],
-        weights=[{j: w * weights_by for j, w in row.items()} for row in inputs.weights],
+        weights=[Row(tuple(row.uids), tuple(w * weights_by for w in row.values)) for row in inputs.weights],
     )
     ours, theirs = run_epoch(inputs, rules), run_epoch(scaled, rules)
     assert replace(ours, emission_parts=()) == replace(theirs, emission_parts=())
@@ -164,16 +173,16 @@ def test_uids_are_only_names(inputs: EpochInputs, rules: EpochRules, data: st.Da
     def moved(values: Any) -> list[Any]:
         return [values[uid] for uid in order]
 
-    def renamed(rows: Any) -> list[Any]:
-        return [{place[j]: w for j, w in row.items()} for row in moved(rows)]
+    def renamed(lines: Any) -> list[Any]:
+        return [{place[j]: w for j, w in row.cells().items()} for row in moved(lines)]
 
     names = ("stakes", "permits", "active", "voted", "registered")
     changes: dict[str, Any] = {name: moved(getattr(inputs, name)) for name in names}
-    permuted = replace(inputs, **changes, weights=renamed(inputs.weights), bonds=renamed(inputs.bonds))
+    permuted = replace(inputs, **changes, weights=rows(*renamed(inputs.weights)), bonds=rows(*renamed(inputs.bonds)))
     ours, theirs = run_epoch(inputs, rules), run_epoch(permuted, rules)
     for name in ("incentive", "dividends", "consensus", "vtrust", "emission_parts"):
         assert moved(getattr(ours, name)) == list(getattr(theirs, name))
-    assert renamed(ours.bonds) == list(theirs.bonds)
+    assert renamed(ours.bonds) == [row.cells() for row in theirs.bonds]
 
 
 @settings(max_examples=100, deadline=None)
@@ -182,13 +191,14 @@ def test_who_has_no_say(inputs: EpochInputs, rules: EpochRules, data: st.DataObj
     """Without stake, permit or activity, what one votes changes nobody's incentive; without a permit, nothing."""
     size = len(inputs.stakes)
     uid = data.draw(st.integers(0, size - 1))
-    row = data.draw(st.dictionaries(st.integers(0, size - 1), _small))
+    row = Row.of(data.draw(st.dictionaries(st.integers(0, size - 1), _small)))
     mute = data.draw(st.sampled_from(["stakes", "permits", "active"]))
     muted = list(getattr(inputs, mute))
     muted[uid] = type(muted[uid])(0)
-    before = replace(inputs, **{mute: muted})
+    changes: dict[str, Any] = {mute: muted}
+    before = replace(inputs, **changes)
     if mute == "permits":
-        before = replace(before, bonds=[{} if i == uid else b for i, b in enumerate(before.bonds)])
+        before = replace(before, bonds=[Row() if i == uid else b for i, b in enumerate(before.bonds)])
     after = replace(before, weights=[row if i == uid else w for i, w in enumerate(before.weights)])
     ours, theirs = run_epoch(before, rules), run_epoch(after, rules)
     assert (ours.incentive, ours.consensus) == (theirs.incentive, theirs.consensus)
@@ -204,11 +214,11 @@ def test_votes_and_bonds_die_with_a_uids_owner(inputs: EpochInputs, rules: Epoch
     newcomer = replace(inputs, registered=[99 if i == uid else b for i, b in enumerate(inputs.registered)])
     result = run_epoch(newcomer, rules)
     assert result.incentive[uid] == result.consensus[uid] == 0
-    assert all(uid not in bonds for bonds in result.bonds)
+    assert all(uid not in bonds.uids for bonds in result.bonds)
     cleared = replace(
         newcomer,
-        weights=[{j: w for j, w in row.items() if j != uid} for row in newcomer.weights],
-        bonds=[{j: b for j, b in row.items() if j != uid} for row in newcomer.bonds],
+        weights=[without(row, uid) for row in newcomer.weights],
+        bonds=[without(row, uid) for row in newcomer.bonds],
     )
     assert run_epoch(cleared, rules) == result
 
@@ -226,10 +236,7 @@ def test_what_less_than_kappa_supports_earns_nothing(inputs: EpochInputs, data: 
         return
     honest = replace(
         inputs,
-        weights=[
-            row if uid in cartel else {j: w for j, w in row.items() if j != target}
-            for uid, row in enumerate(inputs.weights)
-        ],
+        weights=[row if uid in cartel else without(row, target) for uid, row in enumerate(inputs.weights)],
     )
     result = run_epoch(honest, replace(RULES, kappa=32767))
     assert result.incentive[target] == result.consensus[target] == 0

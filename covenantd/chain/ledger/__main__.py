@@ -19,9 +19,9 @@ import trio
 
 from covenantd.chain.ledger.genesis import Genesis, parse_genesis, read_genesis
 from covenantd.chain.ledger.listeners import open_tcp_listeners, open_unix_listener
-from covenantd.chain.ledger.node import LedgerNode
+from covenantd.chain.ledger.node import MAX_FINALITY_BLOCKS, LedgerNode
 from covenantd.chain.ledger.producer import AdvanceRequest, produce_blocks
-from covenantd.chain.ledger.server import MAX_CONNECTIONS, LedgerServer
+from covenantd.chain.ledger.server import MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS, LedgerServer
 from covenantd.chain.ledger.store import LedgerStore
 from covenantd.errors import EXIT_OK, EXIT_TRY_AGAIN, ConfigError, CovenantError
 
@@ -36,12 +36,15 @@ class Options:
     tcp: str | None
     block_seconds: float
     allow_advance: bool
+    finality_blocks: int
+    connections_of_address: int
     ready_fd: int | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="ledger: %(message)s", level=logging.INFO, stream=sys.stderr)
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words[1:] if words[:1] == ["serve"] else words)
     try:
         genesis, expected = _genesis(arguments)
         trio.run(run_ledger, _options(arguments), genesis, expected)
@@ -55,7 +58,7 @@ async def run_ledger(options: Options, genesis: Genesis, expected: dict[str, Any
     _allow_open_files(MAX_CONNECTIONS + 64)
     store = LedgerStore(options.database)
     try:
-        node = LedgerNode(store, genesis, lambda: time.time_ns() // 1_000_000)
+        node = LedgerNode(store, genesis, lambda: time.time_ns() // 1_000_000, options.finality_blocks)
         node.require_settings(expected)
         await _serve(options, node)
     finally:
@@ -69,7 +72,8 @@ async def _serve(options: Options, node: LedgerNode) -> None:
         if options.tcp is not None:
             listeners += await open_tcp_listeners(options.tcp)
         send, receive = trio.open_memory_channel[AdvanceRequest](0)
-        server = LedgerServer(node, options.block_seconds, send if options.allow_advance else None)
+        advance = send if options.allow_advance else None
+        server = LedgerServer(node, options.block_seconds, advance, options.connections_of_address)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
             nursery.start_soon(produce_blocks, node, options.block_seconds, receive)
@@ -126,13 +130,26 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise ConfigError(f"--block-seconds must be between 0 and {_MAX_BLOCK_SECONDS:.0f}")
     if seconds == 0 and not arguments.allow_advance:
         raise ConfigError("--block-seconds 0 needs --allow-advance, or no block would ever come")
+    if not 0 <= arguments.finality_blocks <= MAX_FINALITY_BLOCKS:
+        raise ConfigError(f"--finality-blocks must be between 0 and {MAX_FINALITY_BLOCKS}")
+    if not 1 <= arguments.connections_per_address <= MAX_CONNECTIONS:
+        raise ConfigError(f"--connections-per-address must be between 1 and {MAX_CONNECTIONS}")
     return Options(
-        arguments.database, arguments.socket, arguments.tcp, seconds, arguments.allow_advance, arguments.ready_fd
+        database=arguments.database,
+        socket=arguments.socket,
+        tcp=arguments.tcp,
+        block_seconds=seconds,
+        allow_advance=arguments.allow_advance,
+        finality_blocks=arguments.finality_blocks,
+        connections_of_address=arguments.connections_per_address,
+        ready_fd=arguments.ready_fd,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m covenantd.chain.ledger", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "covenantd ledger serve", description="Serves a ledger; makes it if it is not there."
+    )
     parser.add_argument("--database", type=Path, required=True, metavar="PATH")
     parser.add_argument("--socket", type=Path, required=True, metavar="PATH", help="unix socket to serve at")
     parser.add_argument("--tcp", metavar="HOST:PORT", help="serve there too; port 0 picks one")
@@ -140,6 +157,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tempo-blocks", type=int, metavar="N", help="blocks between epochs")
     parser.add_argument("--netuid", type=int, metavar="N")
     parser.add_argument("--allow-advance", action="store_true", help="for tests: any client may make blocks")
+    parser.add_argument(
+        "--finality-blocks", type=int, default=0, metavar="N", help="blocks on top until one is final (0)"
+    )
+    parser.add_argument(
+        "--connections-per-address",
+        type=int,
+        default=MAX_CONNECTIONS_OF_ADDRESS,
+        metavar="N",
+        help=f"over TCP, from one IP address ({MAX_CONNECTIONS_OF_ADDRESS})",
+    )
     parser.add_argument("--genesis", type=Path, metavar="FILE", help="rules, neurons and balances of a new database")
     parser.add_argument("--ready-fd", type=int, metavar="N", help="write one JSON line there when serving")
     return parser

@@ -36,7 +36,7 @@ def parse_epoch(value: Any) -> EpochInfo:
 
 
 def parse_metagraph(value: Any) -> Metagraph:
-    neurons = tuple(_neuron(uid, entry) for uid, entry in enumerate(value["neurons"]))
+    neurons = tuple(_neuron(uid, entry) for uid, entry in enumerate(_list(value["neurons"])))
     commitments = {_text(k): _commitment(_text(k), v) for k, v in value["commitments"].items()}
     weights = {int(uid): _weights(row) for uid, row in value["weights"].items()}
     return Metagraph(_int(value["netuid"]), _int(value["block"]), neurons, commitments, weights)
@@ -59,7 +59,7 @@ def _neuron(uid: int, value: Any) -> Neuron:
 
 
 def _commitment(hotkey: str, value: Any) -> Commitment:
-    fields = tuple(bytes.fromhex(field) for field in value["fields"])
+    fields = tuple(bytes.fromhex(field) for field in _list(value["fields"]))
     if len(fields) > MAX_COMMITMENT_FIELDS or any(len(field) > MAX_FIELD_BYTES for field in fields):
         raise ValueError("a commitment beyond its limits")
     return Commitment(hotkey, _int(value["block"]), fields)
@@ -67,12 +67,18 @@ def _commitment(hotkey: str, value: Any) -> Commitment:
 
 def _weights(row: Any) -> dict[int, int]:
     uids, values = row
-    return {_int(uid): _int(value) for uid, value in zip(uids, values, strict=True)}
+    return {_int(uid): _int(value) for uid, value in zip(_list(uids), _list(values), strict=True)}
 
 
 def _int(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r:.80} is not a count")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):  # text, too, could be iterated over
+        raise ValueError("not a list")
     return value
 
 

@@ -53,8 +53,8 @@ _WEIGHTS: dict[str, Callable[[Any], bool]] = {"uids": _u16_list, "values": _u16_
 ARGUMENTS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "register": {},
     "swap_hotkey": {"to": _hotkey},
-    "allow": {"hotkey": _hotkey},
-    "disallow": {"hotkey": _hotkey},
+    "allow": {"who": _hotkey},
+    "disallow": {"who": _hotkey},
     "add_stake": {"amount": _amount},
     "transfer": {"to": _hotkey, "amount": _amount},
     "set_commitment": {"fields": _fields},

@@ -110,7 +110,22 @@ class LedgerChain:
 
     async def balance(self, hotkey: str) -> int:
         """Free balance in rao at the head; 0 for a hotkey nobody heard of."""
-        return int(decoded(lambda value: value["balance"], await self._read("balance", hotkey=hotkey)))
+        return (await self.holdings(hotkey))[0]
+
+    async def holdings(self, hotkey: str) -> tuple[int, int]:
+        """(free balance, stake) in rao at the head."""
+        held = await self._read("balance", hotkey=hotkey)
+        return decoded(lambda value: (int(value["balance"]), int(value["stake"])), held)
+
+    async def inspect(self, block: int | None = None) -> dict[str, Any]:
+        """Everything an operator may want to see, as the ledger gives it: {"head", "epoch", "subnet", "metagraph"}.
+        Not checked beyond the shape of what `metagraph` and `epoch` return."""
+        head = decoded(parse_block, await self._read("head")).number
+        metagraph = await self._read("metagraph", block=head if block is None else block)
+        epoch, subnet = await self._read("epoch"), await self._read("subnet")
+        decoded(parse_metagraph, metagraph)
+        decoded(parse_epoch, epoch)
+        return {"head": head, "epoch": epoch, "subnet": subnet, "metagraph": metagraph}
 
     async def register(self) -> int:
         """Take a uid (ledger only: on Bittensor that is the coldkey's). Returns the block."""
@@ -130,7 +145,7 @@ class LedgerChain:
 
     async def allow(self, hotkey: str, allowed: bool = True) -> int:
         """Put a hotkey on a private subnet's allow-list or take it off; the owner's call. Returns the block."""
-        return await self._write("allow" if allowed else "disallow", {"hotkey": hotkey})
+        return await self._write("allow" if allowed else "disallow", {"who": hotkey})
 
     async def advance(self, blocks: int) -> Block:
         """Make blocks at once; needs a ledger started with --allow-advance. Not retried. Returns the new head."""

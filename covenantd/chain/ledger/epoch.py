@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from covenantd.chain.ledger.permits import assign_permits
-from covenantd.chain.ledger.state import MAX_AMOUNT, BondsRow, State, WeightsRow
+from covenantd.chain.ledger.state import MAX_AMOUNT, BondsRow, State
 from covenantd.chain.yuma.apportion import apportion
 from covenantd.chain.yuma.epoch import run_epoch as run_yuma
-from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules
+from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules, Row
 
 
 def next_epoch_block(state: State) -> int:
@@ -53,10 +53,10 @@ def _pay(state: State, shares: tuple[int, ...]) -> None:
 def _keep_bonds(state: State, result: EpochResult) -> None:
     """Bonds are a permitted validator's: who lost the permit lost them."""
     for uid, cells in enumerate(result.bonds):
-        if not cells or not state.neuron(uid).validator_permit:
+        if not cells.uids or not state.neuron(uid).validator_permit:
             state.bonds.drop(uid)
             continue
-        row = BondsRow(tuple(cells), tuple(cells.values()))
+        row = BondsRow(cells.uids, cells.values)
         if row != state.bonds.get(uid):
             state.bonds.put(uid, row)
 
@@ -71,14 +71,10 @@ def _inputs(state: State, block: int) -> EpochInputs:
         active=[n.last_update_block >= cutoff for n in neurons],
         voted=[row.block if row else 0 for row in weights],
         registered=[n.registered_block for n in neurons],
-        weights=[_cells(row) for row in weights],
-        bonds=[_cells(state.bonds.get(uid)) for uid in range(len(neurons))],
+        weights=[row or Row() for row in weights],
+        bonds=[state.bonds.get(uid) or Row() for uid in range(len(neurons))],
         last_epoch_block=state.totals.last_epoch_block,
     )
-
-
-def _cells(row: WeightsRow | BondsRow | None) -> dict[int, int]:
-    return dict(zip(row.uids, row.values, strict=True)) if row else {}
 
 
 def _rules(state: State) -> EpochRules:

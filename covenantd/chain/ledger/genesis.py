@@ -77,6 +77,15 @@ class Genesis:
 
 def read_genesis(path: Path) -> Genesis:
     """Read a genesis file. Raises ConfigError, naming the file and the key."""
+    value = read_genesis_json(path)
+    try:
+        return parse_genesis(value)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_genesis_json(path: Path) -> Any:
+    """What the file says, unchecked. Raises ConfigError, naming the file."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_GENESIS_BYTES + 1)
@@ -85,11 +94,9 @@ def read_genesis(path: Path) -> Genesis:
     if len(data) > MAX_GENESIS_BYTES:
         raise ConfigError(f"{path}: too long for a genesis file")
     try:
-        return parse_genesis(json.loads(data))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def parse_genesis(value: Any) -> Genesis:

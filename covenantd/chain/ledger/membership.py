@@ -88,14 +88,14 @@ def _move_names(state: State, hotkey: str, to: str) -> None:
 
 def allow(state: State, _block: int, hotkey: str, args: dict[str, Any]) -> None:
     _require_owner(state, hotkey)
-    state.allowed.put(args["hotkey"], AllowedRow())
+    state.allowed.put(args["who"], AllowedRow())
 
 
 def disallow(state: State, _block: int, hotkey: str, args: dict[str, Any]) -> None:
     """It may not register again; if it is registered it stays until evicted."""
     _require_owner(state, hotkey)
-    require(state.allowed.get(args["hotkey"]) is not None, "HotKeyNotAllowed")
-    state.allowed.drop(args["hotkey"])
+    require(state.allowed.get(args["who"]) is not None, "HotKeyNotAllowed")
+    state.allowed.drop(args["who"])
 
 
 def _require_owner(state: State, hotkey: str) -> None:

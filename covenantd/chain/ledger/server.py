@@ -1,7 +1,10 @@
 """JSON-RPC over unix sockets and TCP. Requests of one connection are answered in order, one at a time."""
 
 import logging
+import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any
 
 import trio
@@ -20,6 +23,7 @@ from covenantd.chain.ledger.wire import (
 )
 
 MAX_CONNECTIONS = 2048
+MAX_CONNECTIONS_OF_ADDRESS = 1024  # some hundred daemons behind one address translator, but never all there are
 MAX_ADVANCE_BLOCKS = 10_000
 MAX_WAIT_SECONDS = 30
 _IDLE_SECONDS = 120.0
@@ -40,11 +44,13 @@ class LedgerServer:
         node: LedgerNode,
         block_seconds: float,
         advance: trio.MemorySendChannel[AdvanceRequest] | None = None,
+        connections_of_address: int = MAX_CONNECTIONS_OF_ADDRESS,
     ) -> None:
         self._node = node
         self._block_seconds = block_seconds
         self._advance = advance
-        self._connections = 0
+        self._connections: Counter[str] = Counter()  # by address; all unix sockets have none
+        self._connections_of_address = connections_of_address
         self._handlers: dict[str, tuple[frozenset[str], Handler]] = {
             "chain": (frozenset(), self._chain),
             "head": (frozenset(), self._head),
@@ -52,6 +58,7 @@ class LedgerServer:
             "wait_block": (frozenset({"after", "timeout_seconds"}), self._wait_block),
             "metagraph": (frozenset({"block"}), self._metagraph),
             "epoch": (frozenset(), self._epoch),
+            "subnet": (frozenset(), self._subnet),
             "balance": (frozenset({"hotkey"}), self._balance),
             "nonce": (frozenset({"hotkey"}), self._nonce),
             "fate": (frozenset({"hotkey", "nonce"}), self._fate),
@@ -62,17 +69,25 @@ class LedgerServer:
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection, until its end. A fault here ends the connection, never the ledger."""
         lines = LineStream(stream, MAX_REQUEST_BYTES)
-        self._connections += 1
+        address = _address(stream)
+        self._connections[address] += 1
         try:
-            if self._connections <= MAX_CONNECTIONS:
+            if self._has_room(address):
                 await self._converse(lines)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             logger.debug("connection lost")
         except Exception:
             logger.exception("connection ended by a fault of ours")
         finally:
-            self._connections -= 1
+            self._connections[address] -= 1
+            if not self._connections[address]:
+                del self._connections[address]
             await lines.aclose()
+
+    def _has_room(self, address: str) -> bool:
+        if address and self._connections[address] > self._connections_of_address:
+            return False
+        return self._connections.total() <= MAX_CONNECTIONS
 
     async def _converse(self, lines: LineStream) -> None:
         while True:
@@ -132,6 +147,9 @@ class LedgerServer:
     async def _epoch(self, _: Params) -> Any:
         return self._node.epoch()
 
+    async def _subnet(self, _: Params) -> Any:
+        return self._node.subnet()
+
     async def _balance(self, params: Params) -> Any:
         return self._node.balance(_text(params, "hotkey"))
 
@@ -152,6 +170,20 @@ class LedgerServer:
         await self._advance.send(request)
         await request.done.wait()
         return block_view(self._node.head)
+
+
+def _address(stream: trio.abc.Stream) -> str:
+    """The peer's IP address (of IPv6 the /64 that one host commands); empty for a unix socket or who is gone."""
+    if not isinstance(stream, trio.SocketStream) or stream.socket.family == socket.AF_UNIX:
+        return ""
+    try:
+        host = str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv4Address):
+        return host
+    return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
 def _integer(params: Params, name: str, low: int, high: int) -> int:

@@ -1,9 +1,10 @@
 """What reads answer, as JSON values."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from covenantd.chain.ledger.blocks import LedgerBlock
-from covenantd.chain.ledger.state import State
+from covenantd.chain.ledger.state import Account, NeuronRow, State
 from covenantd.chain.ledger.store import CallFate
 
 
@@ -23,12 +24,25 @@ def fate_view(fate: CallFate) -> dict[str, Any]:
     return {"status": "included", "block": fate.block, "digest": fate.digest, "error": fate.error}
 
 
+def subnet_view(state: State) -> dict[str, Any]:
+    """The rules, the totals, what all accounts hold (rao), and the allow-list."""
+    accounts = [row for _, row in state.accounts.items()]
+    return {
+        "settings": vars(state.settings),
+        "totals": vars(state.totals),
+        "accounts": len(accounts),
+        "balance": sum(row.balance for row in accounts),
+        "stake": sum(row.stake for row in accounts),
+        "allowed": sorted(hotkey for hotkey, _ in state.allowed.items()),
+    }
+
+
 def metagraph_view(state: State, number: int) -> dict[str, Any]:
     """The subnet after block `number`: neurons by uid, commitments of registered hotkeys (fields in hex), weights as
     {uid: [uids, values]}."""
     neurons = [
-        {"uid": uid, "stake": state.account(row.hotkey).stake} | vars(row)
-        for uid, row in ((uid, state.neuron(uid)) for uid in range(len(state.neurons)))
+        {"uid": uid, "stake": account.stake, "balance": account.balance} | vars(row)
+        for uid, row, account in _registered(state)
     ]
     commitments = {
         hotkey: {"block": row.block, "fields": list(row.fields)}
@@ -43,3 +57,9 @@ def metagraph_view(state: State, number: int) -> dict[str, Any]:
         "commitments": commitments,
         "weights": weights,
     }
+
+
+def _registered(state: State) -> Iterator[tuple[int, NeuronRow, Account]]:
+    for uid in range(len(state.neurons)):
+        row = state.neuron(uid)
+        yield uid, row, state.account(row.hotkey)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covenantd.chain.yuma.consensus import Agreed, Votes
-from covenantd.chain.yuma.fixed import ONE, U16_MAX, Fixed, divide, from_u16, multiply, normalized, sigmoid
+from covenantd.chain.yuma.fixed import ONE, U16_MAX, Fixed, divide, from_u16, multiply, normalized, scatter, sigmoid
 from covenantd.chain.yuma.subnet import EpochInputs, EpochRules
 
 _MILLION = 1_000_000
@@ -57,9 +57,7 @@ def _held(inputs: EpochInputs, cast: Votes) -> Fixed:
     size = len(inputs.stakes)
     held = np.zeros((len(cast.rows), size), dtype=np.int64)
     for row, uid in enumerate(cast.rows.tolist()):
-        for column, value in inputs.bonds[uid].items():
-            if 0 <= column < size:
-                held[row, column] = value
+        scatter(inputs.bonds[uid].uids, inputs.bonds[uid].values, into=held[row])
     held[:, np.array(inputs.registered, dtype=np.int64) >= inputs.last_epoch_block] = 0
     return held
 

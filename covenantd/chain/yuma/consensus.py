@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from covenantd.chain.yuma.fixed import ONE, Fixed, divide, from_u16, multiply, normalized
+from covenantd.chain.yuma.fixed import ONE, Fixed, divide, from_u16, multiply, normalized, scatter
 from covenantd.chain.yuma.subnet import EpochInputs
 
 
@@ -29,18 +29,16 @@ class Agreed:
 def votes(inputs: EpochInputs) -> Votes:
     """Leaves out rows without a permit, self-weights and weights that were meant for a former owner of the uid."""
     size = len(inputs.stakes)
-    rows = np.array([uid for uid in range(size) if inputs.permits[uid] or inputs.bonds[uid]], dtype=np.int64)
+    rows = np.array([uid for uid in range(size) if inputs.permits[uid] or len(inputs.bonds[uid].uids)], dtype=np.int64)
     weights = np.zeros((len(rows), size), dtype=np.int64)
     present = np.zeros((len(rows), size), dtype=np.bool_)
     registered = np.array(inputs.registered, dtype=np.int64)
     for row, uid in enumerate(rows.tolist()):
-        cells = {j: w for j, w in inputs.weights[uid].items() if 0 <= j < size and j != uid}
-        if not inputs.permits[uid] or not cells:
-            continue
-        columns = np.fromiter(cells.keys(), dtype=np.int64, count=len(cells))
-        weights[row, columns] = np.fromiter(cells.values(), dtype=np.int64, count=len(cells))
-        present[row, columns] = True
-        present[row] &= registered < inputs.voted[uid]
+        if inputs.permits[uid]:
+            cells = inputs.weights[uid]
+            present[row, scatter(cells.uids, cells.values, into=weights[row])] = True
+            present[row, uid] = False
+            present[row] &= registered < inputs.voted[uid]
     weights[~present] = 0
     return Votes(rows, _active_stake(inputs)[rows], divide(weights, weights.sum(axis=1, keepdims=True)), present)
 

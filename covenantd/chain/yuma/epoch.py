@@ -1,13 +1,11 @@
 """One epoch of Yuma."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from covenantd.chain.yuma import bonds as bonding
 from covenantd.chain.yuma.consensus import Agreed, Votes, agree, votes
 from covenantd.chain.yuma.fixed import Fixed, normalized, to_u16
-from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules
+from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules, Row
 
 
 def run_epoch(inputs: EpochInputs, rules: EpochRules) -> EpochResult:
@@ -52,10 +50,10 @@ def _shares(values: Fixed) -> tuple[int, ...]:
     return tuple(int(value) for value in to_u16(values))
 
 
-def _sparse(kept: Fixed, cast: Votes, size: int) -> tuple[Mapping[int, int], ...]:
-    result: list[dict[int, int]] = [{} for _ in range(size)]
+def _sparse(kept: Fixed, cast: Votes, size: int) -> tuple[Row, ...]:
+    result = [Row()] * size
     for row, uid in enumerate(cast.rows):
         values = to_u16(kept[row])
         columns = np.flatnonzero(values)
-        result[uid] = dict(zip(columns.tolist(), values[columns].tolist(), strict=True))
+        result[uid] = Row(tuple(columns.tolist()), tuple(values[columns].tolist()))
     return tuple(result)

@@ -3,6 +3,8 @@
 Nothing here is negative. Products are taken in two halves because 1.0 · 1.0 does not fit in 64 bits.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,14 @@ _HALF_BITS = 16
 _LN2 = 2977044472  # round(ln 2 · 2^32)
 _EXP_TERMS = 15  # 0.7^15/15! is below 2^-48
 _NEGLIGIBLE = 33  # halvings after which nothing is left
+
+
+def scatter(uids: Sequence[int], values: Sequence[int], into: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Write a sparse row into a dense one, leaving out uids beyond it; returns the uids written."""
+    columns, cells = np.array(uids, dtype=np.int64), np.array(values, dtype=np.int64)
+    inside = (columns >= 0) & (columns < len(into))
+    into[columns[inside]] = cells[inside]
+    return columns[inside]
 
 
 def multiply(a: Fixed, b: Fixed | int) -> Fixed:

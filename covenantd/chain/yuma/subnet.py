@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Mode = Literal["classic", "yuma3", "yuma3+liquid"]
 MODES: tuple[Mode, ...] = ("classic", "yuma3", "yuma3+liquid")
@@ -21,6 +21,31 @@ class EpochRules:
     alpha_steepness: int = 1_000  # hundredths, 0 to 4000: beyond, the chain's own exponential overflows
 
 
+class Cells(Protocol):
+    """A sparse row: `values[k]` belongs to `uids[k]`, no uid twice."""
+
+    @property
+    def uids(self) -> Sequence[int]: ...
+
+    @property
+    def values(self) -> Sequence[int]: ...  # u16
+
+
+@dataclass(frozen=True)
+class Row:
+    """Implements `Cells`."""
+
+    uids: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, cells: Mapping[int, int]) -> "Row":
+        return cls(tuple(cells), tuple(cells.values()))
+
+    def cells(self) -> dict[int, int]:
+        return dict(zip(self.uids, self.values, strict=True))
+
+
 @dataclass(frozen=True)
 class EpochInputs:
     """One subnet before an epoch. Every sequence is indexed by uid and has the same length."""
@@ -30,8 +55,8 @@ class EpochInputs:
     active: Sequence[bool]  # set weights within the activity cutoff
     voted: Sequence[int]  # block a row's weights are from
     registered: Sequence[int]  # block
-    weights: Sequence[Mapping[int, int]]  # uid -> u16; an absent cell is not the same as 0, see `bonds`
-    bonds: Sequence[Mapping[int, int]]  # uid -> u16, as the last epoch left them
+    weights: Sequence[Cells]  # an absent cell is not the same as 0, see `bonds`
+    bonds: Sequence[Cells]  # as the last epoch left them
     last_epoch_block: int
 
 
@@ -43,5 +68,5 @@ class EpochResult:
     dividends: tuple[int, ...]
     consensus: tuple[int, ...]
     vtrust: tuple[int, ...]
-    bonds: tuple[Mapping[int, int], ...]  # uid -> u16, zeros left out
+    bonds: tuple[Row, ...]  # by uid, zeros left out
     emission_parts: tuple[int, ...]  # proportional to the emission due, in no unit; all zero if nobody has stake

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from covenantd.chain.yuma.epoch import run_epoch
-from covenantd.chain.yuma.subnet import MODES, EpochInputs, EpochResult, EpochRules
+from covenantd.chain.yuma.subnet import MODES, EpochInputs, EpochResult, EpochRules, Row
 
 OUTPUTS = ("incentive", "dividends", "consensus", "vtrust", "bonds")
 MAX_NEURONS = 4096
@@ -62,9 +62,11 @@ def _case(value: Any, where: str) -> Case:
         registered=[_REGISTERED] * size,
         # The recorder writes a row of zeros for who has no stake; on the chain there was none.
         weights=[
-            _sparse(row) if ok else {} for row, ok in zip(_rows(value, "weights", size, where), permits, strict=True)
+            _full(row) if ok else Row() for row, ok in zip(_rows(value, "weights", size, where), permits, strict=True)
         ],
-        bonds=[_sparse(row) if ok else {} for row, ok in zip(_rows(value, "bonds", size, where), permits, strict=True)],
+        bonds=[
+            _full(row) if ok else Row() for row, ok in zip(_rows(value, "bonds", size, where), permits, strict=True)
+        ],
         last_epoch_block=_LAST_EPOCH,
     )
     expected: dict[str, Any] = {name: _line(out, name, size, f"{where}.out") for name in OUTPUTS[:-1]}
@@ -87,8 +89,8 @@ def _rules(value: dict[str, Any], where: str) -> EpochRules:
     )
 
 
-def _sparse(row: Sequence[int]) -> dict[int, int]:
-    return dict(enumerate(row))
+def _full(row: Sequence[int]) -> Row:
+    return Row(tuple(range(len(row))), tuple(row))
 
 
 def _rows(value: dict[str, Any], name: str, size: int, where: str) -> list[list[int]]:
@@ -123,9 +125,14 @@ def _numbers(value: Any, where: str, limit: int) -> list[int]:
 
 def _largest_difference(result: EpochResult, name: str, expected: Any) -> int:
     if name == "bonds":
-        rows = [[row.get(column, 0) for column in range(len(expected))] for row in result.bonds]
+        rows = [_dense(row, len(expected)) for row in result.bonds]
         return max(_distance(row, line) for row, line in zip(rows, expected, strict=True))
     return _distance(getattr(result, name), expected)
+
+
+def _dense(row: Row, size: int) -> list[int]:
+    cells = row.cells()
+    return [cells.get(column, 0) for column in range(size)]
 
 
 def _distance(ours: Sequence[int], theirs: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import trio
 
@@ -95,7 +95,11 @@ def _read_line(descriptor: int) -> bytes:
     return data
 
 
-async def included(chain: LedgerChain, write: Callable[[], Awaitable[T]]) -> T:
+class Advances(Protocol):
+    async def advance(self, blocks: int) -> object: ...
+
+
+async def included(chain: Advances, write: Callable[[], Awaitable[T]]) -> T:
     """Run a write while making blocks until it is in one."""
     results: list[T] = []
     refusals: list[CovenantError] = []

@@ -1,6 +1,7 @@
 """What every backend of `Chain` must do. A backend is a fixture; the tests know only the protocol."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import trio
 import trio.testing
 from ledger_fixture import included
+from memory_substrate import MemoryChain, MemoryDriver, MemorySubstrate
 
+from covenantd.chain.bittensor.client import BittensorChain
 from covenantd.chain.keys import Hotkey
 from covenantd.chain.ledger.client import LedgerChain
 from covenantd.chain.protocol import Chain
@@ -31,11 +34,23 @@ class Backend:
     endpoint_away: Callable[[], Chain]
 
 
-@pytest.fixture(params=["ledger"])
+NEURONS = [
+    {"hotkey": VALIDATOR.hotkey, "stake": 1000 * 10**9, "validator_permit": True},
+    {"hotkey": MINER.hotkey},
+    {"hotkey": OTHER.hotkey},
+]
+
+
+@pytest.fixture(params=["ledger", "bittensor"])
 async def backend(request: pytest.FixtureRequest, start_ledger: Any) -> AsyncIterator[Backend]:
-    neurons = [{"hotkey": VALIDATOR.hotkey, "stake": 1000 * 10**9, "validator_permit": True}]
-    neurons += [{"hotkey": MINER.hotkey}, {"hotkey": OTHER.hotkey}]
-    ledger = start_ledger({"tempo_blocks": TEMPO, "neurons": neurons})
+    make = ledger_backend(start_ledger) if request.param == "ledger" else bittensor_backend()
+    async with make as made:
+        yield made
+
+
+@asynccontextmanager
+async def ledger_backend(start_ledger: Any) -> AsyncIterator[Backend]:
+    ledger = start_ledger({"tempo_blocks": TEMPO, "neurons": NEURONS})
     driver = ledger.chain()
     opened: list[LedgerChain] = [driver]
 
@@ -49,6 +64,32 @@ async def backend(request: pytest.FixtureRequest, start_ledger: Any) -> AsyncIte
         include=lambda write: included(driver, write),
         register=lambda key: included(driver, chain(key).register),
         endpoint_away=lambda: LedgerChain("unix:///nonexistent/ledger.sock", 1, read_seconds=0.2),
+    )
+    for one in opened:
+        await one.aclose()
+
+
+@asynccontextmanager
+async def bittensor_backend() -> AsyncIterator[Backend]:
+    """The SDK on a subnet in memory: the extrinsics are real but for their encoding and their way."""
+    memory = MemoryChain({"tempo_blocks": TEMPO, "neurons": NEURONS})
+    driver = MemoryDriver(memory)
+    opened: list[BittensorChain] = []
+
+    def chain(signer: Hotkey | None) -> BittensorChain:
+        opened.append(BittensorChain("local", 1, signer, dial=lambda: MemorySubstrate(memory)))
+        return opened[-1]
+
+    def away() -> BittensorChain:
+        opened.append(BittensorChain("ws://127.0.0.1:9", 1, read_seconds=3))
+        return opened[-1]
+
+    yield Backend(
+        chain=chain,
+        advance=driver.advance,
+        include=lambda write: included(driver, write),
+        register=driver.register,
+        endpoint_away=away,
     )
     for one in opened:
         await one.aclose()

@@ -15,7 +15,7 @@ from typing import IO
 import structlog
 import trio
 
-from covenantd import __version__, logs, runspec
+from covenantd import __version__, logs, runspec, statedirectory
 from covenantd.addresses import multiaddr_host_port
 from covenantd.admission import Admission
 from covenantd.agreement import Agreement, persistently
@@ -82,6 +82,7 @@ async def _main(config: Config) -> int:
     hotkey = load_hotkey(config.identity.hotkey)
     _make_directories(config)
     with _only_one(config.node.state_directory):
+        statedirectory.claim(config.node.state_directory)
         async with trio.open_nursery() as nursery:
             await nursery.start(_until_signal, nursery.cancel_scope)
             await _run(config, spec, hotkey)

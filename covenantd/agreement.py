@@ -1,7 +1,7 @@
 """Reads agreement from the chain: who certifies, what was certified, who is registered. Waits out a silent chain."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -41,15 +41,13 @@ class Agreement:
     async def view(self, block: int) -> Metagraph:
         if block not in self._views:
             self._views[block] = await persistently(lambda: self._chain.metagraph(block), f"metagraph at {block}")
-            while len(self._views) > _KEPT_VIEWS:
-                del self._views[min(self._views)]
+            _forget_oldest(self._views)
         return self._views[block]
 
     async def block_hash(self, number: int) -> str:
         if number not in self._hashes:
             self._hashes[number] = (await persistently(lambda: self._chain.block(number), f"block {number}")).hash
-            while len(self._hashes) > _KEPT_VIEWS:
-                del self._hashes[min(self._hashes)]
+            _forget_oldest(self._hashes)
         return self._hashes[number]
 
     async def certifiers(self, round: int) -> dict[str, int]:
@@ -64,14 +62,24 @@ class Agreement:
         at_start, at_vote = await self.view(timing.start(round)), await self.view(timing.vote(round))
         return roster.decide(at_start, at_vote, self._spec.tag, round)
 
-    async def newest_certified(self, through: int) -> Vote | None:
-        """The newest certified vote of a round <= `through` (decided). A quorum's votes at V_q name round q, and
-        certifiers only move on to later rounds, so the newest round named at V_r bounds every certified one."""
+    async def newest_certified(self, through: int, since: int = 0) -> Vote | None:
+        """The newest certified vote of a round in [since, through], all of them decided.
+
+        A quorum's votes at V_q name round q, and certifiers only move on to later rounds: so the newest round that is
+        named at V_r bounds every certified one. Where no vote is left (the voters' places were taken by others), no
+        round may be skipped.
+        """
         round = through
-        while round >= 0:
+        while round >= since:
             vote = await self.decision(round)
             if vote is not None:
                 return vote
             named = roster.named_rounds(await self.view(self._spec.timing.vote(round)), self._spec.tag)
-            round = max((n for n in named if n < round), default=-1)
+            round = min(round - 1, max(named, default=round))
         return None
+
+
+def _forget_oldest(kept: dict[int, Any]) -> None:
+    """What was read first, whatever block it is of: a search goes back in time."""
+    while len(kept) > _KEPT_VIEWS:
+        del kept[next(iter(kept))]

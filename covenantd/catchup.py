@@ -49,9 +49,9 @@ async def catch_up(node: Node, through: int) -> messages.Loaded:
 async def missed_rosters(node: Node, through: int) -> list[Certified]:
     """Certified rosters from our round on, oldest first, verified backwards from one quorum; at most the last few."""
     memory = node.journal.memory
-    vote = await node.agreement.newest_certified(through) if through >= memory.round else None
+    vote = await node.agreement.newest_certified(through, since=memory.round)
     rosters: list[Certified] = []
-    digest = vote.digest if vote and vote.round >= memory.round else NO_DIGEST
+    digest = vote.digest if vote else NO_DIGEST
     while digest not in (NO_DIGEST, memory.previous) and len(rosters) < REPLAYED_ROUNDS:
         certified = await gather.certified_roster(node, digest)
         if certified.body.round < memory.round:

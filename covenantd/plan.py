@@ -124,7 +124,10 @@ async def genesis(directory: Path, preset: str, seed: int, on_line: Callable[[st
 
 
 def adopt(made: Genesis, store: BlobStore, piece_bytes: int, keep: bool = False) -> tuple[Dataset, str]:
-    """Turn the files into blobs (`keep`: leave them there, too); returns the dataset and θ_0's blob id, which is its state hash."""
+    """Turn the files into blobs (`keep`: leave them there, too).
+
+    Returns the dataset and θ_0's blob id, which is its state hash.
+    """
     data = made.data
 
     def blob(name: str) -> str:

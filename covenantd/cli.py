@@ -247,6 +247,7 @@ COMMANDS = {
     "plan": _from_module("covenantd.plan", "make the run spec of a new run"),
     "register": _from_module("covenantd.registration", "give this peer's hotkey a uid on the ledger"),
     "ledger": _from_module("covenantd.chain.ledger.commands", "the embedded chain: serve, create, fund, inspect"),
+    "install-service": _from_module("covenantd.service", "put the systemd unit in place"),
     "completion": Command("a completion script for a shell", _completion_arguments, _completion),
     "help": Command("topics worth reading", _help_arguments, _help),
 }

@@ -1,36 +1,66 @@
-"""systemd/covenantd.service: systemd accepts it, and it agrees with the code."""
+"""systemd/: systemd accepts the files, they agree with the code, and `install-service` puts them in place."""
 
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from covenantd import errors
+from covenantd import errors, service
 from covenantd.config import SETTINGS
+from covenantd.service import _unit_word, install
 
-UNIT = Path(__file__).parents[2] / "systemd" / "covenantd.service"
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+UNIT = SYSTEMD / "covenantd.service"
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)")
+sysusers = pytest.mark.skipif(
+    shutil.which("systemd-sysusers") is None, reason="needs systemd-sysusers (Debian: systemd)"
+)
 
 
 def values(key: str) -> list[str]:
     return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
 
 
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture(params=[False, True], ids=["cpu", "gpu"])
+def installed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, bool]:
+    """The unit as `install-service` leaves it, with a program that exists."""
+    install(tmp_path, "/bin/true", request.param)
+    return tmp_path / "etc/systemd/system/covenantd.service", request.param
+
+
 @analyze
-def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
-    copy = tmp_path / "covenantd.service"
-    copy.write_text(UNIT.read_text().replace("/usr/bin/covenantd", "/bin/true"))
-    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False)
+def test_systemd_finds_nothing_wrong(installed: tuple[Path, bool]) -> None:
+    done = run("systemd-analyze", "verify", str(installed[0]))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @analyze
-def test_exposure_is_low() -> None:
-    words = ["systemd-analyze", "security", "--offline=true", "--threshold=18", str(UNIT)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+def test_exposure_is_low(installed: tuple[Path, bool]) -> None:
+    unit, gpu = installed
+    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={20 if gpu else 18}", str(unit))
     assert done.returncode == 0, done.stdout
+    private = next(line for line in done.stdout.splitlines() if "PrivateDevices=" in line)
+    assert private.lstrip().startswith("✗" if gpu else "✓"), "the drop-in is merged"
+
+
+@sysusers
+def test_the_user_is_made(tmp_path: Path) -> None:
+    for name in ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    install(tmp_path, "/bin/true", False)
+    done = run("systemd-sysusers", f"--root={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"^covenantd:.*:/var/lib/covenantd:/.*nologin$", (tmp_path / "etc/passwd").read_text(), re.MULTILINE
+    )
 
 
 def test_no_restart_for_what_a_restart_cannot_help() -> None:
@@ -40,9 +70,45 @@ def test_no_restart_for_what_a_restart_cannot_help() -> None:
 
 def test_what_it_sets_by_environment_are_settings() -> None:
     names = {assignment.partition("=")[0] for assignment in values("Environment")}
-    assert names <= {one.environment for one in SETTINGS.values()} and len(names) == 3
+    assert names <= {one.environment for one in SETTINGS.values()} and len(names) == 4
+
+
+def test_the_drain_ends_before_systemd_loses_patience() -> None:
+    (drain,) = (int(v.partition("=")[2]) for v in values("Environment") if "STOP_SECONDS" in v)
+    assert values("TimeoutStopSec") == ["2min"] and drain + 15 < 120
 
 
 def test_what_breaks_the_daemon_is_not_set() -> None:
     for key in ("MemoryDenyWriteExecute", "PrivateUsers", "ProcSubset"):
         assert values(key) == []
+
+
+def test_what_ships_in_the_package_is_what_is_in_systemd() -> None:
+    for path in SYSTEMD.iterdir():
+        assert service.asset(path.name) == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/opt/covenantd/bin/covenantd", "/opt/covenantd/bin/covenantd"),
+        ("/opt/my apps/covenantd", '"/opt/my apps/covenantd"'),
+        ("/opt/100%/$x", "/opt/100%%/$$x"),
+    ],
+)
+def test_paths_in_units(path: str, word: str) -> None:
+    assert _unit_word(path) == word
+
+
+def test_the_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "covenantd.cli", "install-service", "--root", str(tmp_path)]
+    done = run(*command, "--gpu", "--program", "/opt/covenantd/bin/covenantd")
+    assert done.returncode == 0, done.stderr
+    assert "systemctl daemon-reload" in done.stdout and "covenantd.service.d/gpu.conf" in done.stdout
+    unit = (tmp_path / "etc/systemd/system/covenantd.service").read_text()
+    assert "\nExecStart=/opt/covenantd/bin/covenantd run --config /etc/covenantd/covenantd.toml\n" in unit
+    hidden = run(*command, "--program", "/home/me/venv/bin/covenantd")
+    assert hidden.returncode == 1 and "ProtectHome" in hidden.stderr
+    (tmp_path / "file").write_text("")
+    denied = run(*command[:-1], str(tmp_path / "file"), "--program", "/opt/covenantd/bin/covenantd")
+    assert denied.returncode == errors.EXIT_NO_PERMISSION

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from covenantd.addresses import endpoint_problem, listen_problem, multiaddr_problem
+from covenantd.chain.bittensor.endpoint import bittensor_endpoint_problem
 from covenantd.configlayers import Layer, Problem, environment_layer, file_layers, flag_layer, merge
 from covenantd.configtypes import setting, settings_of
 from covenantd.errors import ConfigError
@@ -45,10 +46,18 @@ def _device(value: str) -> str | None:
     return None if good else f"must be auto, cpu, cuda or cuda:NUMBER, not {value!r}"
 
 
-def _chain_kind(value: str) -> str | None:
-    if value == "bittensor":
-        return 'must be "ledger": this version of covenantd cannot speak to a Bittensor chain yet'
-    return None if value == "ledger" else f'must be "ledger", not {value!r}'
+def _endpoint(value: str) -> str | None:
+    """Of either kind; `_mismatches` holds it against [chain] kind."""
+    if value.startswith(("unix:", "tcp:")):
+        return _about(value, endpoint_problem(value))
+    problem = bittensor_endpoint_problem(value)
+    if problem is not None and not value.startswith(("ws:", "wss:")):
+        problem = f"is neither unix:///PATH nor tcp://HOST:PORT (a ledger), nor Bittensor's: it {problem}"
+    return _about(value, problem)
+
+
+def _archive(value: str) -> str | None:
+    return _about(value, bittensor_endpoint_problem(value)) if value else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,14 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class IdentityConfig:
-    hotkey: Path = setting(Path("/etc/covenantd/hotkey.json"), "hotkey file, mode 0600; `covenantd init` makes one")
+    hotkey: Path = setting(
+        Path("/etc/covenantd/hotkey.json"),
+        "hotkey file, mode 0600; `covenantd init` makes one, or a Bittensor wallet's, e.g. "
+        "~/.bittensor/wallets/NAME/hotkeys/default",
+    )
+    allow_coldkey: bool = setting(
+        False, "run although the hotkey's wallet holds an unencrypted coldkey: whoever breaks in here takes its funds"
+    )
 
 
 @dataclass(frozen=True)
@@ -103,11 +119,22 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class ChainConfig:
-    kind: str = setting("ledger", "the chain: ledger (embedded)", check=_chain_kind)
+    kind: str = setting(
+        "ledger",
+        "the chain: ledger (covenantd's own) or bittensor (a subnet; its hotkey is registered with btcli)",
+        choices=("ledger", "bittensor"),
+    )
     endpoint: str = setting(
         "tcp://127.0.0.1:9945",
-        "the ledger: tcp://HOST:PORT or unix:///PATH",
-        check=lambda value: _about(value, endpoint_problem(value)),
+        "the ledger: tcp://HOST:PORT or unix:///PATH; Bittensor: a network's name (finney, test, local) or a node's "
+        "ws://HOST:PORT or wss://HOST",
+        check=_endpoint,
+    )
+    archive: str = setting(
+        "",
+        "Bittensor only: a node that keeps old states, asked for what the endpoint has forgotten; empty: the network's "
+        "public ones, if it has any",
+        check=_archive,
     )
 
 
@@ -190,7 +217,19 @@ def read_config(
         for section, kind in _SECTIONS.items()
     }
     kept = MappingProxyType(dict(flags or {}))
-    return Config(**sections, origins=MappingProxyType(origins), file=path, flags=kept), problems
+    config = Config(**sections, origins=MappingProxyType(origins), file=path, flags=kept)
+    return config, problems + _mismatches(config)
+
+
+def _mismatches(config: Config) -> list[Problem]:
+    """Settings that are good one by one and not together."""
+    kind, endpoint = config.chain.kind, config.chain.endpoint
+    is_ledger = endpoint.startswith(("unix:", "tcp:"))
+    if is_ledger == (kind == "ledger"):
+        return []
+    where = config.origins["chain.kind" if kind == "bittensor" else "chain.endpoint"]
+    wanted = "finney or wss://HOST" if kind == "bittensor" else "tcp://HOST:PORT or unix:///PATH"
+    return [Problem(where, f"chain.endpoint {endpoint!r} is no address of a {kind} chain, e.g. {wanted}")]
 
 
 def load_config(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from covenantd.chain.keys import load_hotkey, verify
+from covenantd.chain.wallet import refuse_bare_coldkey
 from covenantd.config import SETTINGS, Config, missing_files, read_config
 from covenantd.configlayers import Problem
 from covenantd.configtext import toml_value
@@ -35,6 +36,7 @@ def _hotkey_problem(config: Config) -> list[Problem]:
         return []
     try:
         load_hotkey(config.identity.hotkey)
+        refuse_bare_coldkey(config.identity.hotkey, config.identity.allow_coldkey)
     except CovenantError as error:
         return [Problem(config.origins["identity.hotkey"], f"identity.hotkey: {error}")]
     return []

@@ -22,8 +22,9 @@ from covenantd.agreement import Agreement, persistently
 from covenantd.board import StatusBoard
 from covenantd.certifier import Certifier
 from covenantd.chain.keys import Hotkey, load_hotkey, verify
-from covenantd.chain.ledger.client import LedgerChain
+from covenantd.chain.opening import open_chain
 from covenantd.chain.protocol import Chain
+from covenantd.chain.wallet import refuse_bare_coldkey
 from covenantd.config import Config
 from covenantd.coordinator import Coordinator
 from covenantd.counted import CountedChain, CountedRecords
@@ -80,6 +81,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 async def _main(config: Config) -> int:
     spec = runspec.read(config.run.spec, verify)
     hotkey = load_hotkey(config.identity.hotkey)
+    refuse_bare_coldkey(config.identity.hotkey, config.identity.allow_coldkey)
     _make_directories(config)
     with _only_one(config.node.state_directory):
         statedirectory.claim(config.node.state_directory)
@@ -141,9 +143,9 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         exchange = _exchange(swarm, blobs, metrics)
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
-        ledger = LedgerChain(config.chain.endpoint, spec.chain.netuid, hotkey)
-        stack.push_async_callback(ledger.aclose)
-        chain = CountedChain(ledger, metrics)
+        opened = open_chain(config.chain, spec.chain.netuid, hotkey)
+        stack.push_async_callback(opened.aclose)
+        chain = CountedChain(opened, metrics)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(admission.follow, chain, spec.timing.block_seconds)
         operations = Operations(config, board, metrics, health, swarm, exchange)

@@ -43,10 +43,9 @@ from covenantd.status import Status
 from p2p._p2pd import P2pdSettings, open_p2pd
 from p2p.blobs import BlobStore
 from p2p.dht import open_dht
-from p2p.errors import BlobError, IdentityError, PortInUse, TransportDied
+from p2p.errors import NO_ROOM, BlobError, IdentityError, PortInUse, TransportDied
 from p2p.exchange import Exchange
 from p2p.identity import ensure_identity
-from p2p.partial import NO_ROOM
 from p2p.published import place_by_signature
 from p2p.swarm import VIOLATION, Swarm, SwarmSettings
 

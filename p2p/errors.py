@@ -1,5 +1,7 @@
 """What can go wrong between peers, by whose fault it is."""
 
+import errno
+
 
 class P2pError(Exception):
     """Everything the p2p package raises on purpose."""
@@ -67,6 +69,10 @@ class BlobTooLarge(BlobError):
 
 class BlobUnavailable(BlobError):
     """No holder gave us the whole blob before the deadline."""
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when a disk, or our share of it, is full."""
 
 
 class DiskFull(BlobError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from p2p.errors import IdentityError
+from p2p.errors import NO_ROOM, DiskFull, IdentityError
 from p2p.protocols import PeerId
 
 _PRIVATE_HEADER = bytes([0x08, 1, 0x12, 64])  # field 1 varint 1 (Ed25519); field 2, 64 bytes
@@ -80,6 +80,8 @@ def _write_new(path: Path, data: bytes) -> None:
     except FileExistsError as error:
         raise IdentityError(f"{path} exists; an identity is never overwritten") from error
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull(f"no room on disk for {path}: {error.strerror}; free space there") from error
         raise IdentityError(f"cannot write identity {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)

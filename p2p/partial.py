@@ -1,6 +1,5 @@
 """A blob that is not whole yet: a sparse file of which only verified pieces count."""
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -9,10 +8,8 @@ from pathlib import Path
 
 import numpy
 
-from p2p.errors import BlobCorrupt, BlobError, DiskFull
+from p2p.errors import NO_ROOM, BlobCorrupt, BlobError, DiskFull
 from p2p.manifest import Manifest
-
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager

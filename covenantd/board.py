@@ -19,6 +19,7 @@ class StatusBoard:
         self._status = status
         self._rounds: deque[RoundSummary] = deque(maxlen=KEPT_ROUNDS)
         self._changed = trio.Event()
+        self.on_round: Callable[[RoundSummary], None] = lambda summary: None
 
     @property
     def status(self) -> Status:
@@ -38,6 +39,7 @@ class StatusBoard:
         """A finished round, or a later word on one (an unknown result that became known)."""
         kept = [one for one in self._rounds if one.round != summary.round]
         self._rounds = deque(sorted([*kept, summary], key=lambda one: one.round), maxlen=KEPT_ROUNDS)
+        self.on_round(summary)
         self._wake()
 
     async def wait_for(self, holds: Callable[[Status], bool]) -> Status:

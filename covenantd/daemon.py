@@ -37,6 +37,7 @@ from covenantd.journal import Journal
 from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.operate import Operations, operate
+from covenantd.roundlog import keep_rounds
 from covenantd.runspec import RunSpec
 from covenantd.scores import Scores
 from covenantd.status import Status
@@ -142,6 +143,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         exchange = _exchange(swarm, blobs, metrics)
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
+        keep_rounds(board, config.node.state_directory)
         opened = open_chain(config.chain, spec.chain.netuid, hotkey)
         stack.push_async_callback(opened.aclose)
         chain = CountedChain(opened, metrics)

@@ -7,7 +7,7 @@ from covenantd import gather
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.journal import Voted
 from covenantd.node import Node
-from covenantd.proposals import View, objection
+from covenantd.proposals import EARLY, View, hearing, objection
 from covenantd.roster import BadRoster, Roster, Vote, is_hash
 from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
 from p2p.partial import disk_errors
@@ -16,7 +16,6 @@ from p2p.wire import Fields
 
 log = structlog.get_logger("covenantd.ballot")
 ROSTER = "roster"
-_EARLY = "early"
 _RETRY_SECONDS = 0.5
 _BODY_SECONDS = 20.0
 
@@ -106,7 +105,7 @@ class Ballot:
                     await node.swarm.ask(peer.peer_id, node.spec.protocol(ROSTER), message, _BODY_SECONDS + 10)
                     return
             except Refused as error:
-                if str(error) != _EARLY:
+                if str(error) != EARLY:
                     log.warning("proposal refused", certifier=certifier, reason=str(error))
                     return
             except P2pError as error:
@@ -120,15 +119,13 @@ class Ballot:
         if not is_hash(digest):
             raise ProtocolViolation("a digest that is no hash")
         proposer = self._node.swarm.by_peer_id(peer)
+        voted = self.voted(round)
+        if (reason := hearing(self.view, voted.digest if voted else None, round, digest)) is not None:
+            raise Refused(reason)
         view = self.view
-        if view is None or view.round < round:
-            raise Refused(_EARLY)
-        if view.round > round or proposer is None:
-            raise Refused("that round is over, or you are nobody to propose")
-        if proposer.hotkey not in await self._node.agreement.certifiers(round):
+        assert view is not None  # else there was no hearing
+        if proposer is None or proposer.hotkey not in await self._node.agreement.certifiers(round):
             raise Refused("you are not enrolled as a certifier")
-        if (voted := self.voted(round)) is not None and voted.digest != digest:
-            raise Refused(f"voted already, for {voted.digest[:16]}")
         body = await self._body(proposer.hotkey, digest)
         if (reason := objection(self._node.spec, view, body)) is not None:
             raise Refused(reason[:200])

@@ -43,6 +43,21 @@ def compose(spec: RunSpec, view: View, standings: Mapping[str, Standing]) -> Ros
     )
 
 
+EARLY = "early"
+"""The one refusal that is worth another try: we cannot judge that round yet."""
+
+
+def hearing(view: View | None, voted: str | None, round: int, digest: str) -> str | None:
+    """Why a proposal need not even be read; `voted` is the digest we have voted for in that round, if any."""
+    if view is None or view.round < round:
+        return EARLY
+    if view.round > round:
+        return "that round is over"
+    if voted is not None and voted != digest:
+        return f"voted already, for {voted[:16]}"
+    return None
+
+
 def objection(spec: RunSpec, view: View, body: Roster) -> str | None:
     """Why not to vote for another's proposal; None: it obeys the rules and we hold every byte of it.
 

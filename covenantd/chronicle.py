@@ -5,7 +5,8 @@ import time
 import structlog
 import trio
 
-from covenantd.chain.protocol import Metagraph
+from covenantd.chain.protocol import Metagraph, Neuron
+from covenantd.errors import ChainError, ChainRefused
 from covenantd.gather import Certified
 from covenantd.node import Node
 from covenantd.roster import Roster
@@ -15,6 +16,7 @@ from model import messages
 
 log = structlog.get_logger("covenantd.chronicle")
 _HELDOUT_SEQUENCES = 64
+_RAO = 10**9
 
 
 class Chronicle:
@@ -25,6 +27,7 @@ class Chronicle:
         self._phases: dict[str, float] = {}
         self._phase_since = trio.current_time()
         self._heldout_loss: float | None = None
+        self._next_epoch: int | None = None
         self.inner_steps = 0  # of the round in work
 
     async def evaluate(self) -> None:
@@ -68,6 +71,8 @@ class Chronicle:
                 contributions=contributions,
             )
         )
+        total = sum(self._phases.values())
+        node.metrics.compute_utilization.set(self._phases.get(str(Phase.TRAIN), 0.0) / total if total else 0.0)
         self._phases, self.inner_steps = {}, 0
         log.info("round finished", round=number, result=result, state_hash=state_hash[:16])
 
@@ -97,6 +102,18 @@ class Chronicle:
             node.board.update(uid=neuron.uid, weight=weight, score=score)
             node.metrics.weight.set(weight)
             node.metrics.score.set(score or 0)
+            await self._count_emission(neuron)
+
+    async def _count_emission(self, neuron: Neuron) -> None:
+        """The chain tells what the last epoch paid; those that ended since the last look are taken to be like it."""
+        try:
+            epoch = await self._node.chain.epoch()
+        except (ChainError, ChainRefused):
+            return  # counted at the next round's end: the epochs are still missing from the count then
+        before, self._next_epoch = self._next_epoch, epoch.next_epoch_block
+        if before is not None and epoch.next_epoch_block > before:
+            ended = (epoch.next_epoch_block - before) // max(1, epoch.tempo_blocks)
+            self._node.metrics.emission.inc(ended * neuron.emission / _RAO)
 
     def show(self, state: State, draining: bool) -> None:
         node = self._node

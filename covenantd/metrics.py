@@ -110,6 +110,10 @@ class Metrics:
         self.learning_rate = self._gauge("learning_rate", "Inner learning rate now")
         self.gradient_norm = self._gauge("gradient_norm", "Norm of the last gradient before clipping")
         self.error_feedback_norm = self._gauge("error_feedback_norm", "Norm of what has not been sent yet")
+        self.compute_utilization = self._gauge(
+            "compute_utilization_ratio", "Share of the last round that was spent on inner steps, 0 to 1"
+        )
+        self.gpu_memory = self._gauge("gpu_memory_bytes", "Largest memory of the engine on the GPU; 0 on a CPU")
         self.nonfinite_steps = self._counter("nonfinite_steps_total", "Inner steps skipped for a NaN or infinity")
 
     def _contributions(self) -> None:
@@ -152,6 +156,9 @@ class Metrics:
         )
         self._cross(self.chain_requests, CHAIN_CALLS)
         self.score = self._gauge("score", "Our score as last seen, 0 to 1")
+        self.emission = self._counter(
+            "emission_total", "What the chain paid the hotkey since the start, in units of the subnet's token"
+        )
         self.weight = self._gauge("weight", "Our share of the weights on chain, 0 to 1")
 
     def _cross(self, calls: Counter, names: tuple[str, ...]) -> None:

@@ -56,6 +56,7 @@ def _show(node: Node, progress: messages.Progress) -> None:
     node.board.update(inner_step=progress.inner_step, loss=progress.loss, tokens_per_second=progress.tokens_per_second)
     node.metrics.learning_rate.set(progress.learning_rate)
     node.metrics.gradient_norm.set(progress.gradient_norm)
+    node.metrics.gpu_memory.set(progress.gpu_memory_bytes)
 
 
 async def seal(node: Node, round: int, inner_steps: int, in_time: bool) -> bool:

@@ -75,7 +75,8 @@ class Progress:
     tokens_per_second: float
     gradient_norm: float
     learning_rate: float
-    memory_bytes: int
+    memory_bytes: int  # resident, and on the GPU
+    gpu_memory_bytes: int = 0  # the most torch held on the GPU so far
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class _Steps:
                 gradient_norm=self.gradient_norm,
                 learning_rate=self.rate,
                 memory_bytes=_memory_bytes(self.session.device),
+                gpu_memory_bytes=_gpu_memory_bytes(self.session.device),
             )
         )
         self._reported_at, self._reported_steps = now, self.done
@@ -128,6 +129,10 @@ def _memory_bytes(device: torch.device) -> int:
     with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - a Path each time costs more than the read
         resident = int(file.read().split()[1]) * _PAGE_BYTES
     return resident + (torch.cuda.memory_allocated(device) if device.type == "cuda" else 0)
+
+
+def _gpu_memory_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _noise_like(delta: Tensor, key_hex: str) -> Tensor:

@@ -10,6 +10,7 @@ last_commit_timestamp_seconds inner_steps_total tokens_total loss learning_rate 
 nonfinite_steps_total contributions_total contribution_bytes aggregated_contributions compression_ratio peers
 peer_disconnects_total network_bytes_total dht_operations_total limit_rejections_total chain_block
 chain_requests_total score weight checkpoint_timestamp_seconds loop_lag_seconds health_check
+compute_utilization_ratio gpu_memory_bytes emission_total
 """
 LABELS = {
     "covenantd_rounds_total": {"result"},
@@ -35,12 +36,12 @@ def moved() -> Metrics:
     m.set_state("running")
     m.set_health({"engine": True, "chain": False})
     m.add_network_bytes("sent", "contribution", 5000)
-    for counter in (m.engine_restarts, m.inner_steps, m.tokens, m.nonfinite_steps):
+    for counter in (m.engine_restarts, m.inner_steps, m.tokens, m.nonfinite_steps, m.emission):
         counter.inc(2)
     for gauge in (
         *(m.round_number, m.rounds_behind, m.last_commit_timestamp, m.checkpoint_timestamp, m.learning_rate),
         *(m.gradient_norm, m.error_feedback_norm, m.aggregated_contributions, m.compression_ratio, m.chain_block),
-        *(m.score, m.weight),
+        *(m.score, m.weight, m.compute_utilization, m.gpu_memory),
     ):
         gauge.set(3)
     m.rounds.labels("certified").inc()

@@ -5,12 +5,14 @@ field 0 of their on-chain commitment) vote for a digest in field 1. The roster o
 2/3 of the enrolled stake in the state at exactly V_r; none means the round is void on every peer alike.
 """
 
+import math
 import struct
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 import msgpack
 
+from covenantd.chain.keys import public_key
 from covenantd.chain.protocol import MAX_FIELD_BYTES, Metagraph
 
 MAX_BODY_BYTES = 1 << 20
@@ -68,7 +70,8 @@ def alpha_bits(alpha: float) -> int:
 
 
 def decode(body: bytes) -> Roster:
-    """Raises BadRoster. What decodes also re-encodes to the same bytes, so a digest names one roster."""
+    """Raises BadRoster. What decodes also re-encodes to the same bytes, so a digest names one roster, and everybody
+    can carry it out: its contributors are public keys, its α is a number."""
     if len(body) > MAX_BODY_BYTES:
         raise BadRoster(f"roster body of {len(body)} bytes exceeds {MAX_BODY_BYTES}")
     try:
@@ -107,6 +110,15 @@ def _check_types(roster: Roster) -> None:
         raise BadRoster("roster body holds a malformed name")
     if len({e.hotkey for e in roster.contributions}) != len(roster.contributions):
         raise BadRoster("roster lists a hotkey twice")
+    if not all(_is_hotkey(e.hotkey) for e in roster.contributions) or not math.isfinite(roster.alpha):
+        raise BadRoster("roster body holds what is no hotkey, or an alpha that is no number")
+
+
+def _is_hotkey(text: str) -> bool:
+    try:
+        return len(public_key(text)) == 32
+    except ValueError:
+        return False
 
 
 def is_hash(text: object) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from readme import code_block
+from readme import README, code_block
+
+from covenantd.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FILES = {"CHANGELOG.md", "LICENSE", "README.md", "constraints.txt", "pyproject.toml"}
@@ -78,3 +80,9 @@ def test_console_scripts_exist() -> None:
     assert scripts == {"covenantd": "covenantd.cli:main", "covenantctl": "covenantd.ctl:main"}
     installed = {one.name: one.value for one in metadata.entry_points(group="console_scripts")}
     assert {name: installed[name] for name in scripts} == scripts
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL))
+    verbs = set(re.findall(r"^(?:\S*/)?covenantd ([a-z-]+)", blocks, re.MULTILINE))
+    assert {"init", "plan", "ledger", "register", "run"} <= verbs <= set(COMMANDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covenantd.errors import ConfigError
-from covenantd.roster import NO_DIGEST
+from covenantd.roster import NO_DIGEST, is_hash
 
 FORMAT = 1
 KEPT_ROUNDS = 256
@@ -48,6 +48,8 @@ class Memory:
     past: tuple[PastRound, ...] = ()
     sealed: SealedContribution | None = None
     voted: Voted | None = None
+    changes: tuple[str, ...] = ()  # blob ids of the certified changes of the run spec
+    offered: str | None = None  # a change that this certifier is to propose
     format: int = FORMAT
 
 
@@ -55,14 +57,15 @@ class Journal:
     """`memory` is what the file says; `update` changes both or neither."""
 
     def __init__(self, path: Path, run_id: str, genesis_state: str) -> None:
-        """Raises ConfigError for a journal of another run or of a newer format."""
+        """Raises ConfigError for a journal of another run or a newer format, a damaged or an unreadable one."""
         self._path = path
         self.memory = self._read(run_id) or Memory(run_id, 0, genesis_state)
 
     def update(self, **changes: Any) -> Memory:
         memory = replace(self.memory, **changes)
-        write_atomically(self._path, json.dumps(asdict(memory)).encode())
-        self.memory = memory
+        _stage(self._path, json.dumps(asdict(memory)).encode()).replace(self._path)
+        self.memory = memory  # from here on the file says so too, even if the disk fails us below
+        _sync_directory(self._path.parent)
         return memory
 
     def finish_round(self, past: PastRound) -> None:
@@ -79,38 +82,80 @@ class Journal:
             data = json.loads(self._path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise ConfigError(f"{self._path}: damaged journal ({error}); move it away to join afresh") from error
-        if data.get("format", 0) > FORMAT:
-            raise ConfigError(f"{self._path}: written by a newer covenantd (format {data['format']}); upgrade")
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot read the journal: {error.strerror}") from error
+        form = data.get("format") if isinstance(data, dict) else None
+        if type(form) is not int or form < 1:
+            raise self._damaged("it has no format")
+        if form > FORMAT:
+            raise ConfigError(f"{self._path}: written by a newer covenantd (format {form}); upgrade")
         if data.get("run_id") != run_id:
             raise ConfigError(
                 f"{self._path}: belongs to run {str(data.get('run_id'))[:16]}, the run spec is {run_id[:16]}; "
                 "use another state_directory for another run"
             )
-        return _memory(data)
+        try:
+            return _memory(data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(repr(error)) from error
+
+    def _damaged(self, why: object) -> ConfigError:
+        return ConfigError(f"{self._path}: damaged journal ({why}); move it away to join afresh")
 
 
 def _memory(data: dict[str, Any]) -> Memory:
+    """Raises KeyError, TypeError or ValueError for what no journal of ours holds."""
     sealed, voted = data["sealed"], data["voted"]
-    return Memory(
+    memory = Memory(
         **{
             **data,
             "past": tuple(PastRound(**{**p, "blobs": tuple(p["blobs"])}) for p in data["past"]),
             "sealed": SealedContribution(**sealed) if sealed else None,
             "voted": Voted(**voted) if voted else None,
+            "changes": tuple(data["changes"]),
         }
     )
+    _check(memory)
+    return memory
+
+
+def _check(memory: Memory) -> None:
+    rounds, hashes = [memory.round], [memory.state_hash, memory.previous, *memory.changes]
+    hashes += [memory.offered] if memory.offered is not None else []
+    for past in memory.past:
+        rounds.append(past.round)
+        hashes += [past.state_hash, *past.blobs, *([past.digest] if past.digest is not None else [])]
+    if memory.sealed is not None:
+        rounds += [memory.sealed.round, memory.sealed.size, memory.sealed.inner_steps]
+        hashes += [memory.sealed.blob_id, memory.sealed.base_state_hash]
+    if memory.voted is not None:
+        rounds.append(memory.voted.round)
+        hashes.append(memory.voted.digest)
+    if not all(type(number) is int and number >= 0 for number in rounds):
+        raise ValueError("a number that is none")
+    if not all(is_hash(text) for text in hashes):
+        raise ValueError("a hash that is none")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
+    """Either all of `data` is in the file, durably, or the file is as it was. Raises OSError."""
+    _stage(path, data).replace(path)
+    _sync_directory(path.parent)
+
+
+def _stage(path: Path, data: bytes) -> Path:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    return temporary
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

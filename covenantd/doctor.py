@@ -117,6 +117,8 @@ CHECKS: tuple[Check, ...] = (
     lambda patient: doctorhost.open_files(),
 )
 
+CHAIN_CHECKS: tuple[Check, ...] = (_config, lambda patient: doctorhost.keys(patient.config), _chain)
+
 
 def examine(patient: Patient, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
     """All checks, in order. One that fails by a bug of ours says so and does not hide the others."""
@@ -154,11 +156,12 @@ def _answers(socket: Path) -> bool:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", default=DEFAULT_PATH, help=str(DEFAULT_PATH))
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--chain", action="store_true", help="examine the config, the keys and the chain alone")
 
 
 def main(args: argparse.Namespace) -> int:
     """Exit 1 when there is a failure; warnings do not count."""
-    findings = examine(patient_of(args.config))
+    findings = examine(patient_of(args.config), CHAIN_CHECKS if args.chain else CHECKS)
     if args.json:
         print(json.dumps({"schema": 1, "findings": [one.as_dict() for one in findings]}))
     else:

@@ -285,6 +285,10 @@ def _storage(chain: MemoryChain, number: int, item: str, params: list[Any]) -> A
         row = state.commitments.get(params[1])
         return None if row is None else _registration(row.block, [bytes.fromhex(f) for f in row.fields])
     settings, totals = state.settings, state.totals
+    if item == "Commitments.UsedSpaceOf":
+        row = state.commitments.get(params[1])
+        fresh = row is not None and row.block >= totals.last_epoch_block
+        return None if row is None else {"last_epoch": totals.epochs - (not fresh), "used_space": row.used_bytes}
     neurons = [state.neuron(uid) for uid in range(len(state.neurons))]
     return {
         "SubtensorModule.CommitRevealWeightsEnabled": settings.commit_reveal,
@@ -300,6 +304,7 @@ def _storage(chain: MemoryChain, number: int, item: str, params: list[Any]) -> A
         "SubtensorModule.SubnetEpochIndex": totals.epochs,
         "SubtensorModule.BlocksSinceLastStep": number - totals.last_epoch_block,
         "SubtensorModule.StakeThreshold": settings.min_weight_stake,
+        "Commitments.MaxSpace": settings.commitment_bytes_per_epoch,
     }[item]
 
 

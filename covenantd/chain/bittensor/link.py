@@ -69,8 +69,10 @@ class Link:
         return answer
 
     async def give_up_if_stalled(self, since_seconds: float) -> None:
-        """Drop a connection that has answered nobody for `since_seconds`: whatever is asked next dials again."""
-        if asyncio.get_running_loop().time() - self._answered_at >= since_seconds:
+        """Drop a connection that has answered nobody for `since_seconds`: whatever is asked next dials again. One in
+        the making has a deadline of its own."""
+        is_made = self._dialling is not None and self._dialling.done()
+        if is_made and asyncio.get_running_loop().time() - self._answered_at >= since_seconds:
             self._drop()
 
     async def head_after(self, number: int) -> int:
@@ -107,6 +109,7 @@ class Link:
         except BaseException:
             self._close_later(substrate)
             raise
+        self._answered_at = asyncio.get_running_loop().time()
         # `Client.connect` would also scan the symbols of every subnet's token, and write them to the home directory.
         return Connection(bittensor.Client("local", substrate=substrate), substrate)
 

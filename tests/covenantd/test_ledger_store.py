@@ -50,6 +50,17 @@ def test_every_state_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, 
     store.close()
 
 
+def test_bonds_have_no_history(tmp_path: Path) -> None:
+    writer = Writer(LedgerStore(tmp_path / "ledger.db"))
+    for changes in ({"bonds/0": "1", "bonds/1": "1"}, {"bonds/0": "2", KEYS[0]: "1"}, {"bonds/1": None}):
+        writer.append(dict(changes))
+    store = writer.store
+    assert store.entries(3) == writer.states[3] == {"bonds/0": "2", KEYS[0]: "1"}
+    assert store.load_state(writer.head) == writer.states[3]
+    assert store.entries(1) == {}
+    store.close()
+
+
 def test_old_history_goes_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "KEPT_BLOCKS", 10)
     monkeypatch.setattr(store_module, "_PRUNE_EVERY_BLOCKS", 4)

@@ -13,7 +13,7 @@ from covenantd.chain.ledger.epoch import next_epoch_block
 from covenantd.chain.ledger.genesis import Genesis
 from covenantd.chain.ledger.pool import Pending, Pool
 from covenantd.chain.ledger.signing import open_call
-from covenantd.chain.ledger.state import Refusal, State, StateDigest, canonical_json
+from covenantd.chain.ledger.state import UNREAD_TABLES, Refusal, State, StateDigest, canonical_json
 from covenantd.chain.ledger.store import KEPT_BLOCKS, CallFate, LedgerStore
 from covenantd.chain.ledger.views import fate_view, metagraph_view, subnet_view
 from covenantd.chain.ledger.wire import Encoded
@@ -142,7 +142,9 @@ class LedgerNode:
         """The subnet after block `number`, as `views.metagraph_view` lays it out."""
         self.block(number)
         if number not in self._metagraphs:
-            view = metagraph_view(State(self._store.entries(number)), number)
+            entries = self._store.entries(number)
+            shown = {key: value for key, value in entries.items() if not key.startswith(UNREAD_TABLES)}
+            view = metagraph_view(State(shown), number)
             self._metagraphs[number] = Encoded(canonical_json(view))
             if len(self._metagraphs) > _CACHED_METAGRAPHS:
                 self._metagraphs.popitem(last=False)

@@ -13,6 +13,9 @@ from blake3 import blake3
 from covenantd.chain.yuma.subnet import Mode
 
 MAX_AMOUNT = (1 << 63) - 1
+UNREAD_TABLES = ("bonds/", "weight_commits/")
+"""Of these only the present matters, to the next epoch or call. Every epoch replaces all bonds, and years of them
+would be most of the file."""
 
 
 def canonical_json(value: object) -> str:

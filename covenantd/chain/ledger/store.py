@@ -1,7 +1,8 @@
 """The ledger on disk: one SQLite file, one transaction a block.
 
-An entry is valid over blocks [block, until); the state at any kept block is the entries valid there. What a commit
-returned from survives kill -9 and loss of power (WAL, synchronous FULL).
+An entry is valid over blocks [block, until); the state at any kept block is the entries valid there, but for tables
+that nobody reads back, of which only the newest rows are kept. What a commit returned from survives kill -9 and loss
+of power (WAL, synchronous FULL).
 """
 
 import sqlite3
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covenantd.chain.ledger.blocks import Included, LedgerBlock
-from covenantd.chain.ledger.state import StateDigest
+from covenantd.chain.ledger.state import UNREAD_TABLES, StateDigest
 from covenantd.errors import ConfigError, CovenantError, TryAgain
 
 KEPT_BLOCKS = 20_000
@@ -95,6 +96,8 @@ class LedgerStore:
             "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)",
             (number, block.hash, block.parent, block.timestamp_ms, block.calls_root, block.state_digest),
         )
+        unread = [key for key in changes if key.startswith(UNREAD_TABLES)]
+        self._db.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in unread])
         self._db.executemany(
             "UPDATE entries SET until = ? WHERE key = ? AND until = ?", [(number, key, _OPEN_END) for key in changes]
         )
@@ -139,7 +142,7 @@ class LedgerStore:
         return block
 
     def entries(self, number: int) -> dict[str, str]:
-        """The state after block `number`. The caller knows that the block is kept."""
+        """The state after block `number`, whole only at the head. The caller knows that the block is kept."""
         rows = self._db.execute("SELECT key, value FROM entries WHERE until > ? AND block <= ?", (number, number))
         return dict(rows.fetchall())
 

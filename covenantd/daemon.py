@@ -5,7 +5,6 @@ three alone: it introduces peers to each other and serves the blobs it holds.
 """
 
 import fcntl
-import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -41,6 +40,7 @@ from covenantd.roundlog import keep_rounds
 from covenantd.runspec import RunSpec
 from covenantd.scores import Scores
 from covenantd.status import Status
+from covenantd.stopping import stop_signals
 from p2p._p2pd import P2pdSettings, open_p2pd
 from p2p.blobs import BlobStore
 from p2p.dht import open_dht
@@ -85,21 +85,9 @@ async def _main(config: Config) -> int:
     _make_directories(config)
     with _only_one(config.node.state_directory):
         statedirectory.claim(config.node.state_directory)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_until_signal, nursery.cancel_scope)
+        async with trio.open_nursery() as nursery, stop_signals(nursery):
             await _run(config, spec, hotkey)
-            nursery.cancel_scope.cancel()
     return EXIT_OK
-
-
-async def _until_signal(
-    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            log.info("stopping", signal=signal.Signals(number).name)
-            scope.cancel()
 
 
 def _make_directories(config: Config) -> None:

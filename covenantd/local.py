@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from covenantd.localpeers import (
 from covenantd.localview import SwarmView, summary_table
 from covenantd.runspec import RunSpec, Scoring
 from covenantd.status import RoundSummary, Status
+from covenantd.stopping import stop_signals
 from covenantd.summary import Summary, summarise, write
 from model.config import InnerConfig
 from p2p.blobs import BlobStore
@@ -111,22 +111,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 async def _main(options: SwarmOptions) -> int:
-    interrupted = False
-
-    async def stop_on_signal(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        nonlocal interrupted
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
-                interrupted = True
-                nursery.cancel_scope.cancel()
-
+    interrupted = trio.Event()
     code = EXIT_FAILED
-    async with trio.open_nursery() as nursery:
-        await nursery.start(stop_on_signal)
+    async with trio.open_nursery() as nursery, stop_signals(nursery, interrupted.set):
         code = await _swarm(options)
-        nursery.cancel_scope.cancel()
-    if interrupted:
+    if interrupted.is_set():
         raise KeyboardInterrupt
     return code
 

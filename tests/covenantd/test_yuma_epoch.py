@@ -135,7 +135,7 @@ rules = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(subnets(), rules)
 def test_shares_are_shares(inputs: EpochInputs, rules: EpochRules) -> None:
     result = run_epoch(inputs, rules)
@@ -151,7 +151,7 @@ def test_shares_are_shares(inputs: EpochInputs, rules: EpochRules) -> None:
             assert result.vtrust[uid] == 0 and not result.bonds[uid].uids and result.dividends[uid] == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subnets(), rules, st.integers(1, 1000), st.integers(1, 1300))
 def test_only_proportions_matter(inputs: EpochInputs, rules: EpochRules, stake_by: int, weights_by: int) -> None:
     scaled = replace(
@@ -164,7 +164,7 @@ def test_only_proportions_matter(inputs: EpochInputs, rules: EpochRules, stake_b
     assert apportion(10**6, ours.emission_parts) == apportion(10**6, theirs.emission_parts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subnets(), rules, st.data())
 def test_uids_are_only_names(inputs: EpochInputs, rules: EpochRules, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(inputs.stakes))))
@@ -185,7 +185,7 @@ def test_uids_are_only_names(inputs: EpochInputs, rules: EpochRules, data: st.Da
     assert renamed(ours.bonds) == [row.cells() for row in theirs.bonds]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subnets(), rules, st.data())
 def test_who_has_no_say(inputs: EpochInputs, rules: EpochRules, data: st.DataObject) -> None:
     """Without stake, permit or activity, what one votes changes nobody's incentive; without a permit, nothing."""
@@ -206,7 +206,7 @@ def test_who_has_no_say(inputs: EpochInputs, rules: EpochRules, data: st.DataObj
         assert ours == theirs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subnets(), rules, st.data())
 def test_votes_and_bonds_die_with_a_uids_owner(inputs: EpochInputs, rules: EpochRules, data: st.DataObject) -> None:
     """A neuron registered after the votes, and since the last epoch, starts from nothing."""
@@ -223,7 +223,7 @@ def test_votes_and_bonds_die_with_a_uids_owner(inputs: EpochInputs, rules: Epoch
     assert run_epoch(cleared, rules) == result
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subnets(), st.data())
 def test_what_less_than_kappa_supports_earns_nothing(inputs: EpochInputs, data: st.DataObject) -> None:
     """Whoever the others leave at nothing stays there, whatever a cartel with less than half of the stake says."""

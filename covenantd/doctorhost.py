@@ -12,6 +12,7 @@ from pathlib import Path
 
 from covenantd import __version__
 from covenantd.chain.keys import load_hotkey
+from covenantd.chain.wallet import bare_coldkey
 from covenantd.config import Config
 from covenantd.ctloutput import size
 from covenantd.errors import CovenantError
@@ -71,6 +72,10 @@ def keys(config: Config) -> Iterator[Finding]:
         yield failure("hotkey", str(error), f"chmod 600 {path}, and own it as the user that runs covenantd")
         return
     yield ok("hotkey", f"{hotkey.hotkey}, {path} is readable by its owner alone")
+    coldkey = None if config.identity.allow_coldkey else bare_coldkey(path)
+    if coldkey is not None:
+        fix = "move it to another machine or encrypt it: a daemon never needs it, and this one will not start beside it"
+        yield failure("coldkey", f"{coldkey} lies here unencrypted", fix)
 
 
 def state_directory(config: Config) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from covenantd.chain.keys import load_hotkey, verify
 from covenantd.chain.ledger.client import LedgerChain
 from covenantd.chain.protocol import Metagraph
 from covenantd.config import DEFAULT_PATH, Config, load_config
-from covenantd.errors import EXIT_OK, ChainRefused
+from covenantd.errors import EXIT_OK, ChainRefused, ConfigError
 
 _ALREADY = "HotKeyAlreadyRegisteredInSubNet"
 
@@ -34,6 +34,11 @@ def _netuid(config: Config) -> int:
 async def register(config: Config, netuid: int) -> str:
     """Register unless we are; says the outcome in a line. Raises ConfigError, ChainError, ChainRefused."""
     hotkey = load_hotkey(config.identity.hotkey)
+    if config.chain.kind == "bittensor":
+        raise ConfigError(
+            "a Bittensor subnet registers a hotkey by its coldkey, which has no place on this host; where that key is, "
+            f"run: btcli subnets register --netuid {netuid}  (hotkey {hotkey.hotkey})"
+        )
     chain = LedgerChain(config.chain.endpoint, netuid, hotkey)
     try:
         news = await _news(chain)

@@ -5,11 +5,13 @@ from pathlib import Path
 import bittensor
 import pytest
 
+from covenantd import doctorhost
 from covenantd.chain.keys import create_hotkey, load_hotkey, verify
 from covenantd.chain.wallet import bare_coldkey, refuse_bare_coldkey
-from covenantd.config import Config, IdentityConfig
+from covenantd.config import ChainConfig, Config, IdentityConfig
 from covenantd.configcheck import _hotkey_problem
 from covenantd.errors import ConfigError
+from covenantd.registration import register
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def test_a_bare_coldkey_is_refused_unless_allowed(wallet: bittensor.Wallet, tmp_
     refuse_bare_coldkey(path, allowed=True)
     config = Config(identity=IdentityConfig(hotkey=path), origins={"identity.hotkey": "here"})
     assert "coldkey" in str(_hotkey_problem(config))
+    assert [one.name for one in doctorhost.keys(config) if one.level == "failure"] == ["coldkey"]
 
 
 def test_encrypted_keys_are_told_from_bare_ones(wallet: bittensor.Wallet, tmp_path: Path) -> None:
@@ -60,3 +63,9 @@ def test_a_hotkey_outside_of_wallets_has_no_coldkey(tmp_path: Path) -> None:
     create_hotkey(tmp_path / "hotkey.json")
     (tmp_path / "coldkey").write_bytes((tmp_path / "hotkey.json").read_bytes())
     refuse_bare_coldkey(tmp_path / "hotkey.json", allowed=False)
+
+
+async def test_registration_is_sent_to_where_the_coldkey_is(wallet: bittensor.Wallet, tmp_path: Path) -> None:
+    config = Config(identity=IdentityConfig(hotkey=hotkey_of(tmp_path)), chain=ChainConfig("bittensor", "finney"))
+    with pytest.raises(ConfigError, match="btcli subnets register --netuid 9"):
+        await register(config, 9)

@@ -38,6 +38,10 @@ _DROP_SECONDS = 1.0
 _U16_MAX = 65535
 
 
+class _TooLate(ChainError):
+    """Our own deadline is over."""
+
+
 class BittensorChain:
     """Implements `covenantd.chain.protocol.Chain`. The thread starts with the first call; `aclose` ends it.
 
@@ -148,16 +152,16 @@ class BittensorChain:
             raise ChainError(str(error)) from None
 
     async def _read(self, what: str, question: Question[T]) -> T:
-        pauses = _backoff()
+        pauses, trouble = _backoff(), ""
         deadline = trio.current_time() + self._read_seconds
         while True:
             try:
                 return await self._ask(what, question, max(0.0, deadline - trio.current_time()))
             except Unreachable as error:
-                pause = next(pauses)
-                if trio.current_time() + pause >= deadline:
-                    raise ChainError(f"chain {self.endpoint}: {error}") from None
-                await trio.sleep(pause)
+                trouble = str(error)
+                await trio.sleep(min(next(pauses), max(0.0, deadline - trio.current_time())))
+            except _TooLate as error:
+                raise ChainError(f"{error}: {trouble}" if trouble else str(error)) from None
 
     async def _ask(self, what: str, question: Question[T], seconds: float) -> T:
         link = await self._started()
@@ -167,7 +171,7 @@ class BittensorChain:
         except TransportTimeout:
             with contextlib.suppress(TransportError):
                 await self._thread.call(lambda: link.give_up_if_stalled(seconds), _DROP_SECONDS)
-            raise ChainError(f"chain {self.endpoint}: no answer to {what} in time") from None
+            raise _TooLate(f"chain {self.endpoint}: no answer to {what} in time") from None
         except TransportError as error:
             raise ChainError(f"chain {self.endpoint}: {error}") from None
 

@@ -1,0 +1,75 @@
+"""The operator's guide: it fits a terminal, and every command in it exists with the options it is shown with."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from covenantd import cli, ctl
+from covenantd.completion import Command, tree
+from covenantd.config import SETTINGS
+from covenantd.helptopics import TOPICS, overview
+
+GUIDES = sorted(set(TOPICS) - {"alerts", "dashboard", "config"})
+PARSERS: dict[str, argparse.ArgumentParser] = {
+    "covenantd": cli._parser(None, whole=True),
+    "covenantctl": ctl.parser(),
+}
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Lines that are a command of ours, and those named in running text."""
+    lines = [line.strip() for line in text.splitlines() if re.match(r"  covenant(d|ctl) ", line)]
+    return [shlex.split(line.partition(" > ")[0]) for line in lines]
+
+
+@pytest.mark.parametrize("topic", GUIDES)
+def test_it_fits_a_terminal(topic: str) -> None:
+    lines = TOPICS[topic][1]().splitlines()
+    assert max(map(len, lines)) <= 130 and len(lines) <= 48
+    assert lines[0].endswith((".", ":")) and lines[1] == ""
+
+
+@pytest.mark.parametrize("topic", GUIDES)
+def test_commands_exist_with_their_options(topic: str) -> None:
+    for words in commands_in(TOPICS[topic][1]()):
+        command: Command = tree(PARSERS[words[0]])
+        known = {one.text for one in command.options}
+        for word in words[1:]:
+            if word in command.commands:
+                command = command.commands[word]
+                known |= {one.text for one in command.options}
+            elif word.startswith("--") and "serve" not in words:  # the ledger parses its own words
+                assert word in known, (words, word)
+        assert command.commands == {} or "ledger" in words, words
+
+
+def test_verbs_named_in_the_text_exist() -> None:
+    for topic in GUIDES:
+        text = TOPICS[topic][1]()
+        for program, verb in re.findall(r"\b(covenantd|covenantctl) ([a-z-]+)\b", text):
+            known = tree(PARSERS[program]).commands
+            if verb not in ("and", "on", "takes", "talks", "refuses", "works", "here"):
+                assert verb in known, (topic, program, verb)
+
+
+def test_settings_named_in_the_text_exist() -> None:
+    for topic in GUIDES:
+        for section, key in re.findall(r"\[([a-z]+)\] ([a-z_]+)", TOPICS[topic][1]()):
+            assert f"{section}.{key}" in SETTINGS, (topic, section, key)
+
+
+def test_every_text_has_its_topic_and_the_other_way_round() -> None:
+    files = {one.stem.removeprefix("help-") for one in (Path(cli.__file__).parent / "assets").glob("help-*.txt")}
+    assert files == set(GUIDES)
+    assert all(f"  {name} " in overview() for name in TOPICS)
+
+
+def test_reasons_are_explained_in_the_guide() -> None:
+    from covenantd.reasons import ADVICE
+
+    text = TOPICS["troubleshooting"][1]()
+    for reason in ("late", "missing", "base", "equivocated", "harmful", "useless", "full"):
+        assert reason in text and reason in ADVICE

@@ -1,11 +1,15 @@
 """A line plot as SVG, readable in light and dark, without a plotting library."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 
 _WIDTH, _HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 44, 52
+_LEGEND_SPACING = 20
+_LEGEND_ROWS = (_HEIGHT - _TOP - _BOTTOM) // _LEGEND_SPACING
+_MAX_NAME = 18  # characters that fit beside the frame
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 _STYLE = """<style>
 svg { background: #fff; color: #1f2937; font: 13px system-ui, sans-serif }
@@ -39,26 +43,45 @@ class _Frame:
 
 
 def plot(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
-    """The whole SVG document; lines without points are left out."""
-    drawn = [line for line in lines if line.points]
+    """The whole SVG document; points that are not finite are left out, and so are lines without points."""
+    drawn = [line for line in map(_finite, lines) if line.points]
     frame = _frame(drawn)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">',
+        f'aria-label="{_text(title)}">',
         _STYLE,
-        f'<text x="{_LEFT}" y="26" font-size="16" font-weight="600">{escape(title)}</text>',
+        f'<text x="{_LEFT}" y="26" font-size="16" font-weight="600">{_text(title)}</text>',
         *_axes(frame, x, y),
-        *(part for index, line in enumerate(drawn) for part in _curve(frame, line, index)),
+        *(_curve(frame, line, index) for index, line in enumerate(drawn)),
+        *(part for index, line in enumerate(drawn[: _LEGEND_ROWS - 1]) for part in _legend(line.name, line, index)),
+        *_more(len(drawn) - (_LEGEND_ROWS - 1)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
+def _finite(line: Line) -> Line:
+    return replace(line, points=[point for point in line.points if all(map(_drawable, point))])
+
+
+def _drawable(value: float) -> bool:
+    return math.isfinite(value) and abs(value) < 1e100  # differences and ratios of such numbers are finite, too
+
+
+def _text(text: str) -> str:
+    """As XML may hold it: some characters have no escape."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))
+
+
 def _frame(lines: Sequence[Line]) -> _Frame:
+    """Never of zero width, however close the values or far from zero."""
     xs = [px for line in lines for px, _ in line.points] or [0.0, 1.0]
     ys = [py for line in lines for _, py in line.points] or [0.0, 1.0]
-    margin = (max(ys) - min(ys)) * 0.05 or 0.5
-    return _Frame(min(xs), max(max(xs), min(xs) + 1), min(ys) - margin, max(ys) + margin)
+    grain = 1e-9 * max(1e-9, *map(abs, (min(ys), max(ys))))
+    spread = max(ys) - min(ys)
+    margin = max(spread * 0.05, grain) if spread else max(0.5, grain)
+    right = max(max(xs), min(xs) + max(1, 1e-9 * abs(min(xs))))
+    return _Frame(min(xs), right, min(ys) - margin, max(ys) + margin)
 
 
 def _axes(frame: _Frame, x: str, y: str) -> list[str]:
@@ -70,30 +93,44 @@ def _axes(frame: _Frame, x: str, y: str) -> list[str]:
         parts.append(f'<text x="{left - 8}" y="{py + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
     for tick in _ticks(frame.x_low, frame.x_high, 8):
         parts.append(f'<text x="{frame.x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:.4g}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(x)}</text>')
-    parts.append(f'<text x="{left}" y="{_TOP - 4}" opacity=".7">{escape(y)}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{_HEIGHT - 12}" text-anchor="middle">{_text(x)}</text>')
+    parts.append(f'<text x="{left}" y="{_TOP - 4}" opacity=".7">{_text(y)}</text>')
     return parts
 
 
-def _curve(frame: _Frame, line: Line, index: int) -> list[str]:
-    colour = _COLOURS[index % len(_COLOURS)]
+def _curve(frame: _Frame, line: Line, index: int) -> str:
     path = " ".join(f"{frame.x(px):.1f},{frame.y(py):.1f}" for px, py in line.points)
-    width, opacity = (3, 1.0) if line.strong else (1.5, 0.8)
-    top = _TOP + 12 + 20 * index
+    return f'<polyline class="line" points="{path}" {_stroke(line, index)} opacity="{1.0 if line.strong else 0.8}"/>'
+
+
+def _legend(name: str, line: Line, index: int) -> list[str]:
+    top = _TOP + 12 + _LEGEND_SPACING * index
     left = _WIDTH - _RIGHT + 16
+    shown = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
     return [
-        f'<polyline class="line" points="{path}" stroke="{colour}" stroke-width="{width}" opacity="{opacity}"/>',
-        f'<line x1="{left}" y1="{top - 4}" x2="{left + 18}" y2="{top - 4}" stroke="{colour}" stroke-width="{width}"/>',
-        f'<text x="{left + 24}" y="{top}">{escape(line.name)}</text>',
+        f'<line x1="{left}" y1="{top - 4}" x2="{left + 18}" y2="{top - 4}" {_stroke(line, index)}/>',
+        f'<text x="{left + 24}" y="{top}">{_text(shown)}</text>',
     ]
+
+
+def _more(count: int) -> Iterator[str]:
+    if count > 0:
+        top = _TOP + 12 + _LEGEND_SPACING * (_LEGEND_ROWS - 1)
+        yield f'<text x="{_WIDTH - _RIGHT + 16}" y="{top}">and {count} more</text>'
+
+
+def _stroke(line: Line, index: int) -> str:
+    return f'stroke="{_COLOURS[index % len(_COLOURS)]}" stroke-width="{3 if line.strong else 1.5}"'
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers in [low, high], at most about `most`."""
-    step = next(s for s in _steps() if (high - low) / s <= most)
-    first = -(-low // step)
-    return [tick * step for tick in range(int(first), int(high // step) + 1)]
+    step = _step((high - low) / most)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [tick * step for tick in range(first, last + 1)]
 
 
-def _steps() -> Sequence[float]:
-    return [base * 10.0**exponent for exponent in range(-9, 10) for base in (1, 2, 5)]
+def _step(least: float) -> float:
+    """The smallest 1, 2 or 5 times a power of ten that is not below `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next((power * base for base in (1, 2, 5) if power * base >= least), power * 10)

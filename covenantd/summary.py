@@ -49,16 +49,17 @@ def summarise(
 ) -> Summary:
     """`peers`: every miner's and validator's own account of its rounds."""
     rows = tuple(_row(number, parameters, peers) for number in range(rounds))
-    sent = [(row.wire_bytes, row.payload_dense_fp32_bytes) for row in rows if row.roster_size]
+    wire = sum(row.wire_bytes for row in rows if row.roster_size)
+    dense = sum(row.payload_dense_fp32_bytes for row in rows if row.roster_size)
     losses = [row.heldout_loss for row in rows if row.heldout_loss is not None]
     return Summary(
         run_id=run_id,
         parameters=parameters,
         rounds=rows,
         state_hashes_equal=all(_agree(row, set(peers)) for row in rows),
-        heldout_loss_first=heldout_loss_first,
+        heldout_loss_first=heldout_loss_first if _known(heldout_loss_first) else None,
         heldout_loss_last=losses[-1] if losses else None,
-        wire_ratio=sum(dense for _, dense in sent) / sum(wire for wire, _ in sent) if sent else None,
+        wire_ratio=dense / wire if wire else None,
         weights=weights,
         wall_seconds=wall_seconds,
     )
@@ -71,11 +72,16 @@ def _row(number: int, parameters: int, peers: Mapping[str, Sequence[RoundSummary
         round=number,
         roster_size=size,
         state_hashes={name: one.state_hash for name, one in own.items()},
-        heldout_loss=next((one.heldout_loss for one in own.values() if one.heldout_loss is not None), None),
+        heldout_loss=next((loss for one in own.values() if _known(loss := one.heldout_loss)), None),
         wire_bytes=max((one.contribution_bytes for one in own.values()), default=0),
         payload_dense_fp32_bytes=4 * parameters * size,
-        train_losses={n: one.loss for n, one in own.items() if one.loss is not None and math.isfinite(one.loss)},
+        train_losses={n: one.loss for n, one in own.items() if one.loss is not None and _known(one.loss)},
     )
+
+
+def _known(loss: float | None) -> bool:
+    """JSON has no word for a loss that is no number."""
+    return loss is not None and math.isfinite(loss)
 
 
 def _agree(row: RoundRow, names: set[str]) -> bool:
@@ -83,7 +89,7 @@ def _agree(row: RoundRow, names: set[str]) -> bool:
 
 
 def write(directory: Path, summary: Summary) -> None:
-    (directory / "summary.json").write_text(json.dumps(summary.as_dict(), indent=2) + "\n")
+    (directory / "summary.json").write_text(json.dumps(summary.as_dict(), indent=2, allow_nan=False) + "\n")
     (directory / "loss.svg").write_text(
         plot(_lines(summary), title="Loss by round", x="round", y="loss, nats per token")
     )

@@ -51,7 +51,7 @@ def test_verbs_named_in_the_text_exist() -> None:
         text = TOPICS[topic][1]()
         for program, verb in re.findall(r"(?<![/\w])(covenantd|covenantctl) ([a-z][a-z-]*)\b", text):
             known = tree(PARSERS[program]).commands
-            if verb not in ("and", "on", "takes", "talks", "refuses", "works", "here"):
+            if verb not in ("and", "on", "takes", "talks", "refuses", "works", "here", "installed"):
                 assert verb in known, (topic, program, verb)
 
 

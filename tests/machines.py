@@ -16,7 +16,7 @@ import trio
 from p2p.child import Child
 
 SETUP_SECONDS = 20
-COMMAND_SECONDS = 60
+COMMAND_SECONDS = 120
 
 
 def why_not() -> str | None:

@@ -37,7 +37,7 @@ async def included_round(miner: Machine) -> dict[str, Any]:
     await until((miner.directory / "miner" / "run" / "control.sock").exists, 60)
     seen: list[dict[str, Any]] = []
     for number in range(ROUNDS):
-        await miner.run(f"covenantctl --dir miner wait --for 'round>={number + 1}' --timeout 55")
+        await miner.run(f"covenantctl --dir miner wait --for 'round>={number + 1}' --timeout 110")
         seen = (await miner.ask("covenantctl --dir miner --json rounds"))["rounds"]
         for one in seen:
             if one["result"] == "certified" and one["own_included"]:
@@ -51,7 +51,7 @@ async def test_a_miner_on_a_second_machine_is_in_the_roster_and_holds_the_same_s
         path = Path(directory)
         async with two_machines(path, ("10.0.0.1", "10.0.0.2"), COVENANTD_ENGINE_THREADS="1") as (a, b):
             try:
-                with trio.fail_after(150):
+                with trio.fail_after(270):
                     await play(a, b)
             except BaseException:
                 print(a.logs(), b.logs(), sep="\n")
@@ -67,7 +67,7 @@ async def play(a: Machine, b: Machine) -> None:
             shutil.copy(a.directory / "validator" / "run.json", machine.directory / "run.json")
             nursery.start_soon(follow, machine, [line, *then], {"PEER_ID": validator["PEER_ID"]})
     one = await included_round(b)
-    await a.run(f"covenantctl --dir validator wait --for 'round>={one['round'] + 1}' --timeout 30")
+    await a.run(f"covenantctl --dir validator wait --for 'round>={one['round'] + 1}' --timeout 110")
     [theirs] = (await a.ask(f"covenantctl --dir validator --json rounds show {one['round']}"))["rounds"]
     assert one["roster_size"] == theirs["roster_size"] >= 1
     assert one["state_hash"] == theirs["state_hash"] != ""

@@ -38,6 +38,10 @@ class Agreement:
         self._views: dict[int, Metagraph] = {}
         self._hashes: dict[int, str] = {}
 
+    def revise(self, spec: RunSpec) -> None:
+        """Rounds may have another timing from now on."""
+        self._spec = spec
+
     async def view(self, block: int) -> Metagraph:
         if block not in self._views:
             self._views[block] = await persistently(lambda: self._chain.metagraph(block), f"metagraph at {block}")

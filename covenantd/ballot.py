@@ -3,7 +3,7 @@
 import structlog
 import trio
 
-from covenantd import gather
+from covenantd import gather, revisions
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.journal import Voted
 from covenantd.node import Node
@@ -127,7 +127,8 @@ class Ballot:
         if proposer is None or proposer.hotkey not in await self._node.agreement.certifiers(round):
             raise Refused("you are not enrolled as a certifier")
         body = await self._body(proposer.hotkey, digest)
-        if (reason := objection(self._node.spec, view, body)) is not None:
+        offered = await revisions.judge_offer(self._node, round, body.changes)
+        if (reason := objection(self._node.spec, view, body, offered)) is not None:
             raise Refused(reason[:200])
         if not await self._vote(body, digest):
             raise Refused("voted already")

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from covenantd import gather
+from covenantd import gather, revisions
 from covenantd.chain.keys import public_key
 from covenantd.gather import Certified
 from covenantd.journal import PastRound
@@ -31,6 +31,7 @@ async def catch_up(node: Node, through: int) -> messages.Loaded:
     """Returns with θ_{through + 1} in the engine and in the journal. Raises BlobUnavailable when no connected peer
     has what is needed: then somebody must come back first."""
     await _dataset(node, node.spec.dataset)
+    await revisions.look_up(node)
     missed = await missed_rosters(node, through)
     if missed and not (_holds_state(node) and missed[0].body.previous == node.journal.memory.previous):
         await _jump(node, missed[-1])
@@ -95,7 +96,9 @@ async def _jump(node: Node, certified: Certified) -> None:
     """Take θ as the roster found it, from peers, instead of computing it."""
     body = certified.body
     await _state(node, body.base_state_hash)
+    await revisions.learn(node, body.changes)
     node.journal.update(round=body.round, state_hash=body.base_state_hash, previous=body.previous)
+    revisions.put_in_force(node)
     log.info("state fetched", round=body.round, state_hash=body.base_state_hash[:16])
 
 
@@ -136,7 +139,7 @@ async def _load(node: Node, theta: Path) -> messages.Loaded:
     memory, dataset, config = node.journal.memory, node.spec.dataset, node.config
     return await node.engine.order(
         messages.Load(
-            training=node.spec.training.as_dict(),
+            training=node.history.genesis.training.as_dict(),
             round=memory.round,
             theta_path=str(theta),
             train_shards=tuple(str(node.blobs.path(shard)) for shard in dataset.train_shards),
@@ -185,11 +188,14 @@ async def advance(node: Node, certified: Certified | None, paths: tuple[Path, ..
         theta_path=str(theta) if theta else None,
     )
     advanced = await node.engine.order(order, messages.Advanced)
+    if certified:
+        await revisions.learn(node, certified.body.changes)
     if theta:
         await node.exchange.adopt(theta, node.spec.piece_bytes)
     blobs = (certified.digest, *(e.blob_id for e in entries)) if certified else ()
     digest = certified.digest if certified else None
     node.journal.finish_round(PastRound(memory.round, digest, advanced.state_hash, blobs))
+    revisions.put_in_force(node)
     _prune(node)
     return advanced
 
@@ -200,7 +206,8 @@ def _prune(node: Node) -> None:
     kept = {dataset.tokenizer, *dataset.train_shards, dataset.heldout_shard, node.spec.genesis_state}
     kept |= {memory.state_hash, *(past.state_hash for past in memory.past[-KEPT_STATES:])}
     kept |= {blob for past in memory.past[-REPLAYED_ROUNDS:] for blob in past.blobs}
-    kept |= {past.digest for past in memory.past if past.digest}
+    kept |= {past.digest for past in memory.past if past.digest} | set(memory.changes)
+    kept |= {memory.offered} if memory.offered else set()
     if memory.sealed:
         kept.add(memory.sealed.blob_id)
     node.blobs.retain(kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from covenantd import gather, proposals
+from covenantd import gather, proposals, revisions
 from covenantd.ballot import Ballot
 from covenantd.chain.keys import public_key
 from covenantd.commitdesk import CommitDesk
@@ -102,6 +102,8 @@ class Certifier:
             sound=frozenset(sound),
             refused=refused,
             unfit={h: unfit[h] for h in sound if h in unfit},
+            changes=self._node.journal.memory.changes,
+            offered=await revisions.own_offer(self._node, round),
         )
         return view, sound
 

@@ -245,6 +245,7 @@ COMMANDS = {
     "check-config": Command("find the mistakes in a config", _check_arguments, _check),
     "doctor": _from_module("covenantd.doctor", "find what stands in an operator's way, with the fix"),
     "plan": _from_module("covenantd.plan", "make the run spec of a new run"),
+    "change": _from_module("covenantd.change", "write and sign a change of a running run's spec"),
     "register": _from_module("covenantd.registration", "give this peer's hotkey a uid on the ledger"),
     "ledger": _from_module("covenantd.chain.ledger.commands", "the embedded chain: serve, create, fund, inspect"),
     "install-service": _from_module("covenantd.service", "put the systemd unit in place"),

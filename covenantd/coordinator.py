@@ -5,6 +5,7 @@ peers, chain) ends in `Lost`: the machine then orders a catch-up from the last c
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import structlog
@@ -99,7 +100,7 @@ class Coordinator:
             await self._send.send(round.Head(block.number))
 
     def _transition(self, nursery: trio.Nursery, event: Event) -> None:
-        before = self._state
+        before = replace(self._state, timing=self._node.spec.timing)  # a change of the run spec may have moved it
         self._state, effects = round.step(before, event)
         if self._state.phase is not before.phase:
             self._chronicle.phase_ended(before.phase)

@@ -14,6 +14,22 @@ _SHELLS = ("bash", "zsh", "fish")
 _SLOW_SECONDS = 600.0  # hashing the states of a large model
 
 
+def change_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a change of the run spec, signed by its owner")
+
+
+def change(client: BlockingClient, args: Arguments) -> int:
+    try:
+        document = Path(args.file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ControlError("failed", f"{args.file}: cannot read it: {error}") from None
+    return show(args, client.call("change", {"document": document}), _change_text)
+
+
+def _change_text(data: dict[str, Any]) -> str:
+    return f"change {data['revision']} will be proposed; it holds from round {data['first_round']} on"
+
+
 def why_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hotkey", nargs="?", metavar="HOTKEY", help="of another peer; without: our own")
 

@@ -39,6 +39,7 @@ from covenantd.operate import Operations, operate
 from covenantd.roundlog import keep_rounds
 from covenantd.runspec import RunSpec
 from covenantd.scores import Scores
+from covenantd.specchange import SpecHistory
 from covenantd.status import Status
 from covenantd.stopping import stop_signals
 from p2p._p2pd import P2pdSettings, open_p2pd
@@ -168,6 +169,7 @@ def _compose(parts: Operations, spec: RunSpec, hotkey: Hotkey, chain: Chain, blo
     return Node(
         config=config,
         spec=spec,
+        history=SpecHistory(spec),
         hotkey=hotkey,
         chain=chain,
         agreement=Agreement(chain, spec),

@@ -194,7 +194,9 @@ async def _lay_out(
     """Run spec and configs. The bootstrap peer alone gets the run's blobs: everybody else fetches them."""
     bootstrap, miners, validators = peers
     seed = options.directory / plan.BLOBS
-    wishes = plan.Wishes(f"local-{options.preset}", 64 << 10, options.alpha, max(20, options.miners), 1)
+    wishes = plan.Wishes(
+        f"local-{options.preset}", 64 << 10, options.alpha, max(20, options.miners), 1, bootstrap.hotkey.hotkey
+    )
     blobs = plan.adopt(made, BlobStore(seed), wishes.piece_bytes)
     chain = LedgerChain(endpoint, wishes.netuid)
     origin, head = await chain.block(0), await chain.block()

@@ -13,6 +13,7 @@ from covenantd.commits import Commit
 from covenantd.journal import SealedContribution
 from covenantd.node import Desynced, Node
 from model import messages
+from model.config import SCHEDULE
 from p2p import records
 from p2p.errors import P2pError, ProtocolViolation, RecordRejected, Refused
 from p2p.wire import Fields
@@ -33,7 +34,7 @@ async def train(node: Node, round: int) -> int:
     await check_state(node)
     key = await node.assignment_key(node.hotkey.hotkey, round)
     node.board.update(inner_step=0, inner_steps=node.spec.inner_steps)
-    order = messages.Train(round, key, node.spec.inner_steps)
+    order = messages.Train(round, key, node.spec.inner_steps, _schedule(node))
     trained = await node.engine.order(order, messages.Trained, lambda p: _show(node, p))
     node.metrics.inner_steps.inc(trained.inner_steps)
     node.metrics.tokens.inc(trained.tokens)
@@ -43,6 +44,11 @@ async def train(node: Node, round: int) -> int:
         node.board.update(loss=trained.loss)
     log.info("trained", round=round, inner_steps=trained.inner_steps, loss=shown(trained.loss))
     return trained.inner_steps
+
+
+def _schedule(node: Node) -> dict[str, float]:
+    """What the engine, which was loaded with the genesis spec, must be told of later changes."""
+    return {name: getattr(node.spec.inner, name) for name in SCHEDULE} if node.spec.revision else {}
 
 
 async def check_state(node: Node) -> None:

@@ -17,6 +17,7 @@ from covenantd.journal import Journal
 from covenantd.metrics import Metrics
 from covenantd.roster import OnChainIdentity
 from covenantd.runspec import RunSpec
+from covenantd.specchange import SpecHistory
 from p2p.blobs import BlobStore
 from p2p.exchange import Exchange
 from p2p.protocols import PeerId
@@ -29,8 +30,11 @@ class Desynced(Exception):
 
 @dataclass
 class Node:
+    """`spec` is what is in force in the round in work; `covenantd.revisions` keeps it so."""
+
     config: Config
     spec: RunSpec
+    history: SpecHistory
     hotkey: Hotkey
     chain: Chain
     agreement: Agreement

@@ -5,10 +5,12 @@ from typing import Any
 
 import trio
 
+from covenantd import revisions
 from covenantd.control import Verb
 from covenantd.controlwire import ControlError
 from covenantd.node import Node
 from covenantd.reasons import Question, explain
+from covenantd.specchange import MAX_CHANGE_BYTES
 from covenantd.status import SCHEMA
 from p2p.wire import Fields
 
@@ -23,6 +25,7 @@ def node_verbs(node: Node) -> dict[str, Verb]:
     return {
         "chain": Verb(_chain(node)),
         "why": Verb(_why(node)),
+        "change": Verb(_change(node), writes=True),
         "snapshots": Verb(_snapshots(node)),
         "snapshot-verify": Verb(_verify(node), writes=True),  # what is found bad is given up, so it changes things
     }
@@ -64,6 +67,18 @@ def _chain(node: Node) -> Handler:
                 "last_update_block": neuron.last_update_block,
             },
         }
+
+    return handler
+
+
+def _change(node: Node) -> Handler:
+    """{"document": a signed change of the run spec}: a validator proposes it with its next roster."""
+
+    async def handler(args: Args) -> object:
+        if not node.validates:
+            raise ControlError("failed", "only a validator proposes changes of the run spec")
+        change = await revisions.offer(node, Fields(args).text("document", MAX_CHANGE_BYTES).encode())
+        return {"schema": SCHEMA, "revision": change.revision, "first_round": change.first_round}
 
     return handler
 

@@ -20,7 +20,8 @@ from covenantd import runspec
 from covenantd.chain.keys import create_hotkey, load_hotkey
 from covenantd.chain.ledger.client import LedgerChain
 from covenantd.errors import EXIT_OK, ConfigError, CovenantError
-from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring, Timing
+from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
+from covenantd.timing import Timing
 from model.config import CompressionConfig, InnerConfig, ModelConfig
 from p2p.blobs import BlobStore
 from p2p.child import Child
@@ -152,6 +153,7 @@ class Wishes:
     alpha: float
     roster_size: int
     netuid: int
+    owner: str  # hotkey, ss58
 
 
 def compose(
@@ -175,6 +177,7 @@ def compose(
         timing=when,
         scoring=Scoring(),
         chain=ChainSpec(netuid=chosen.netuid, genesis=chain_genesis),
+        owner=chosen.owner,
     )
 
 
@@ -212,7 +215,7 @@ async def _main(args: argparse.Namespace) -> int:
     load = Load(miners=args.miners, validators=0, cores=max(1, args.miners))
     paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)
     when = timing(paced, head.number + math.ceil(args.start_in_seconds / args.block_seconds), args.block_seconds)
-    wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid)
+    wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid, owner.hotkey)
     spec = compose(made, blobs, wishes, paced, when, origin.hash)
     runspec.write(args.dir / SPEC, spec, owner)
     print(f"run {spec.run_id[:16]} in {args.dir / SPEC}: {paced.inner_steps} inner steps a round of "

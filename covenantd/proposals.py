@@ -20,6 +20,8 @@ class View:
     sound: frozenset[str]  # of those: held whole, decodes, checked
     refused: Mapping[str, str]  # of those: why not
     unfit: Mapping[str, str]  # sound, but not worth having: why
+    changes: tuple[str, ...] = ()  # blob ids of the certified changes of the run spec
+    offered: str | None = None  # a change we would have in the next roster
 
 
 def compose(spec: RunSpec, view: View, standings: Mapping[str, Standing]) -> Roster:
@@ -35,11 +37,12 @@ def compose(spec: RunSpec, view: View, standings: Mapping[str, Standing]) -> Ros
         previous=view.previous,
         base_state_hash=view.base_state_hash,
         metagraph_block=spec.timing.start(view.round),
-        spec_revision=0,
+        spec_revision=spec.revision,
         alpha_bits=alpha_bits(spec.alpha),
         contributions=tuple(Entry(h, view.proven[h].blob_id, view.proven[h].size) for h in listed),
         exclusions=tuple(Exclusion(h, reason) for h, reason in sorted(reasons.items())),
         candidates=tuple(listed),
+        changes=(*view.changes, view.offered) if view.offered else view.changes,
     )
 
 
@@ -58,18 +61,21 @@ def hearing(view: View | None, voted: str | None, round: int, digest: str) -> st
     return None
 
 
-def objection(spec: RunSpec, view: View, body: Roster) -> str | None:
-    """Why not to vote for another's proposal; None: it obeys the rules and we hold every byte of it.
+def objection(spec: RunSpec, view: View, body: Roster, offered: str | None = None) -> str | None:
+    """Why not to vote for another's proposal; None: it obeys the rules and we hold every byte of it. `offered` is
+    the one new change of the run spec that it carries, once that was found signed, applicable and in time.
 
     A proposer may leave out what it judges worthless, but not more than half of what we find fit: more is censorship.
     """
     fixed = (spec.run_id, view.round, view.previous, view.base_state_hash)
     if (body.run_id, body.round, body.previous, body.base_state_hash) != fixed:
         return "it is built on another state or round"
-    if (body.metagraph_block, body.spec_revision) != (spec.timing.start(view.round), 0):
+    if (body.metagraph_block, body.spec_revision) != (spec.timing.start(view.round), spec.revision):
         return "it names another metagraph or spec revision"
     if body.alpha_bits != alpha_bits(spec.alpha):
         return "its alpha is not the run's"
+    if body.changes != (*view.changes, *([offered] if offered else [])):
+        return "it names other changes of the run spec"
     if not 0 < len(body.contributions) <= spec.roster_size:
         return f"it lists {len(body.contributions)} contributions"
     for entry in body.contributions:

@@ -53,6 +53,7 @@ class Roster:
     contributions: tuple[Entry, ...]
     exclusions: tuple[Exclusion, ...]
     candidates: tuple[str, ...]  # hotkeys whose contributions the next round's peers fetch ahead
+    changes: tuple[str, ...] = ()  # blob ids of all changes of the run spec certified so far, this body's included
 
     @property
     def alpha(self) -> float:
@@ -82,6 +83,7 @@ def decode(body: bytes) -> Roster:
                 "contributions": tuple(Entry(**e) for e in data["contributions"]),
                 "exclusions": tuple(Exclusion(**e) for e in data["exclusions"]),
                 "candidates": tuple(data["candidates"]),
+                "changes": tuple(data["changes"]),
             }
         )
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
@@ -98,6 +100,7 @@ def _check_types(roster: Roster) -> None:
         roster.previous,
         roster.base_state_hash,
         *(e.blob_id for e in roster.contributions),
+        *roster.changes,
     ]
     if not all(is_hash(h) for h in hashes):
         raise BadRoster("roster body holds a malformed hash")
@@ -210,6 +213,19 @@ def decide(at_start: Metagraph, at_vote: Metagraph, run_tag: bytes, round: int) 
     total = sum(enrolled.values())
     winners = [choice for choice, stake in stakes.items() if quorum(stake, total)]
     return Vote(run_tag, round, *winners[0]) if winners else None
+
+
+def latest_quorum(metagraph: Metagraph, run_tag: bytes) -> Vote | None:
+    """What a quorum of today's certifiers votes for in the state of this block, of whatever round: a hint at the
+    newest roster, not yet its certification."""
+    return next(
+        (
+            v
+            for r in sorted(named_rounds(metagraph, run_tag), reverse=True)
+            if (v := decide(metagraph, metagraph, run_tag, r))
+        ),
+        None,
+    )
 
 
 def named_rounds(metagraph: Metagraph, run_tag: bytes) -> set[int]:

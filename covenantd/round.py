@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from covenantd.runspec import Timing
+from covenantd.timing import Timing
 
 
 class Phase(StrEnum):

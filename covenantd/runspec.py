@@ -1,19 +1,21 @@
 """The run spec: the signed document every peer of a run shares. Its hash is the run's name.
 
-On disk: a JSON object {"spec": {...}, "owner": ss58, "signature": hex}. `run_id` is the BLAKE3 of the canonical JSON
-of "spec" alone, so that who signed it does not change what is trained.
+On disk: a JSON object {"spec": {...}, "signature": hex}, signed by the owner that the spec names. `run_id` is the
+BLAKE3 of the canonical JSON of the genesis spec; changes in mid-run (`covenantd.specchange`) do not change it.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from blake3 import blake3
 
 from covenantd.errors import ConfigError
+from covenantd.roster import MAX_CONTRIBUTIONS, is_hash
+from covenantd.timing import Timing
 from model.config import CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
 from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 from p2p.protocols import Signer, Verify
@@ -21,47 +23,7 @@ from p2p.protocols import Signer, Verify
 FORMAT = 1
 MAX_SPEC_BYTES = 1 << 20
 _DOMAIN = b"covenantd run spec 1\0"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Where a round's fixed points lie, in blocks after its first block."""
-
-    start_block: int
-    blocks_per_round: int
-    seal_blocks: int  # S_r: training stops
-    commit_blocks: int  # C_r: the last block a commit may be receipted at
-    vote_blocks: int  # V_r: votes are read in the state of this block
-    serve_slack_blocks: int = 1  # after C_r, until contributions may be served
-    block_seconds: float = 12.0  # what the chain aims at; for lifetimes and hints, never for agreement
-    proposal_blocks: int = 2  # the next certifier in stake order proposes this much later
-
-    def start(self, round: int) -> int:
-        return self.start_block + round * self.blocks_per_round
-
-    def seal(self, round: int) -> int:
-        return self.start(round) + self.seal_blocks
-
-    def commit(self, round: int) -> int:
-        return self.start(round) + self.commit_blocks
-
-    def serve(self, round: int) -> int:
-        return self.commit(round) + self.serve_slack_blocks
-
-    def vote(self, round: int) -> int:
-        return self.start(round) + self.vote_blocks
-
-    def last_decided(self, block: int) -> int:
-        """The newest round whose votes can be read at `block`; -1 before the first."""
-        return (block - self.start_block - self.vote_blocks) // self.blocks_per_round if block >= self.vote(0) else -1
-
-    def check(self) -> None:
-        order = (0, self.seal_blocks, self.commit_blocks, self.commit_blocks + self.serve_slack_blocks)
-        points = (*order, self.vote_blocks, self.blocks_per_round)
-        if any(a >= b for a, b in zip(points, points[1:], strict=False)) or self.start_block < 1:
-            raise ConfigError(
-                f"run spec: timing must satisfy 0 < seal < commit < serve < vote < blocks_per_round, got {self}"
-            )
+_NOT_IN_DOCUMENT = ("revision", "genesis_id", "first_round", "earlier")
 
 
 @dataclass(frozen=True)
@@ -108,11 +70,14 @@ class RunSpec:
     timing: Timing
     scoring: Scoring
     chain: ChainSpec
+    owner: str  # hotkey, ss58: signs the spec and its changes
     format: int = FORMAT
+    revision: int = 0  # how many changes are in force; not part of the document
+    genesis_id: str = ""  # the run id, where changes are in force; not part of the document
 
     @cached_property
     def run_id(self) -> str:
-        return blake3(_DOMAIN + canonical(asdict(self))).hexdigest()
+        return self.genesis_id or blake3(_DOMAIN + canonical(document(self))).hexdigest()
 
     @property
     def tag(self) -> bytes:
@@ -131,20 +96,27 @@ def canonical(data: Any) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def document(spec: RunSpec) -> dict[str, Any]:
+    """The genesis spec as plain data: what is signed and hashed."""
+    body = {name: value for name, value in asdict(spec).items() if name not in _NOT_IN_DOCUMENT}
+    body["timing"] = {name: value for name, value in body["timing"].items() if name not in _NOT_IN_DOCUMENT}
+    return body
+
+
 def write(path: Path, spec: RunSpec, owner: Signer) -> None:
-    body = asdict(spec)
-    document = {
-        "spec": body,
-        "owner": owner.hotkey,
-        "signature": owner.sign(_DOMAIN + canonical(body)).hex(),
-    }
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    """Raises ConfigError if `owner` is not the one the spec names."""
+    if owner.hotkey != spec.owner:
+        raise ConfigError(f"the run belongs to {spec.owner}: {owner.hotkey} cannot sign its spec")
+    body = document(spec)
+    signed = {"spec": body, "signature": owner.sign(_DOMAIN + canonical(body)).hex()}
+    path.write_text(json.dumps(signed, indent=2, sort_keys=True) + "\n")
 
 
 def read(path: Path, verify: Verify) -> RunSpec:
     """Raises ConfigError naming the file and what is wrong with it."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_SPEC_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"run spec {path}: {error.strerror}; get run.json from the run's owner or make a run with `covenantd plan`"
@@ -157,19 +129,19 @@ def read(path: Path, verify: Verify) -> RunSpec:
 
 def parse(data: bytes, verify: Verify) -> RunSpec:
     if len(data) > MAX_SPEC_BYTES:
-        raise ConfigError(f"run spec of {len(data)} bytes exceeds {MAX_SPEC_BYTES}")
+        raise ConfigError(f"run spec has more than {MAX_SPEC_BYTES} bytes")
     try:
-        document = json.loads(data)
-        body, owner, signature = document["spec"], document["owner"], bytes.fromhex(document["signature"])
-        message = _DOMAIN + canonical(body)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"not a signed run spec: {error!r}") from error
+        signed = json.loads(data)
+        body, signature = signed["spec"], bytes.fromhex(signed["signature"])
+        owner, message = body["owner"], _DOMAIN + canonical(body)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"not a signed run spec: {error!r:.200}") from error
     if not isinstance(owner, str) or not verify(owner, message, signature):
         raise ConfigError(f"run spec is not signed by its owner {owner}: the file was changed or damaged")
     spec = _build(body)
-    spec.timing.check()
-    if not MIN_PIECE_BYTES <= spec.piece_bytes <= MAX_PIECE_BYTES:
-        raise ConfigError(f"run spec: piece_bytes {spec.piece_bytes} is not in [{MIN_PIECE_BYTES}, {MAX_PIECE_BYTES}]")
+    check(spec)
+    if canonical(document(spec)) != canonical(body):  # a default of ours would make it another run
+        raise ConfigError("run spec does not fit this covenantd: it lacks fields that this version has")
     return spec
 
 
@@ -188,10 +160,65 @@ def _build(body: dict[str, Any]) -> RunSpec:
     try:
         if body["format"] != FORMAT:
             raise ConfigError(f"run spec has format {body['format']}, this covenantd reads {FORMAT}: upgrade covenantd")
-        nested = {name: make(**body[name]) for name, make in _NESTED.items()}
-        missing = {f.name for f in fields(RunSpec)} - set(body)
+        missing = {f.name for f in fields(RunSpec)} - set(body) - set(_NOT_IN_DOCUMENT)
         if missing:
             raise ConfigError(f"run spec lacks {', '.join(sorted(missing))}")
+        if set(_NOT_IN_DOCUMENT) & {*body, *body["timing"]}:
+            raise ConfigError("run spec holds fields that no genesis spec has")
+        nested = {name: make(**body[name]) for name, make in _NESTED.items()}
         return RunSpec(**{**body, **nested})
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"run spec does not fit this covenantd: {error}") from error
+
+
+def check(spec: RunSpec) -> None:
+    """Raises ConfigError for what its owner should not have signed: nobody could run it, or not for long."""
+    wrong = [*_mistyped(spec, "")]
+    if not wrong:
+        wrong = [name for name, holds in _conditions(spec).items() if not holds]
+    if wrong:
+        raise ConfigError(f"run spec: bad value of {', '.join(wrong)}")
+    spec.timing.check()
+
+
+def _mistyped(part: Any, prefix: str) -> Iterator[str]:
+    """Names of fields that are not of their declared type: JSON has no types to speak of."""
+    hints = get_type_hints(type(part))
+    for name, value in ((f.name, getattr(part, f.name)) for f in fields(part)):
+        kind = hints[name]
+        if name in _NOT_IN_DOCUMENT:
+            continue
+        if is_dataclass(value):
+            yield from _mistyped(value, f"{prefix}{name}.")
+        elif kind is float:
+            if type(value) not in (int, float):
+                yield prefix + name
+        elif kind == tuple[str, ...]:
+            if not all(isinstance(item, str) for item in value):
+                yield prefix + name
+        elif type(value) is not kind:
+            yield prefix + name
+
+
+def _conditions(spec: RunSpec) -> dict[str, bool]:
+    data, scoring = spec.dataset, spec.scoring
+    ids = {"genesis_state": spec.genesis_state, "chain.genesis": spec.chain.genesis}
+    ids |= {"dataset.tokenizer": data.tokenizer, "dataset.heldout_shard": data.heldout_shard}
+    return {
+        **{name: is_hash(value) for name, value in ids.items()},
+        "dataset.train_shards": bool(data.train_shards) and all(is_hash(shard) for shard in data.train_shards),
+        "dataset.max_blob_bytes": data.max_blob_bytes > 0,
+        f"piece_bytes (not in [{MIN_PIECE_BYTES}, {MAX_PIECE_BYTES}])": MIN_PIECE_BYTES
+        <= spec.piece_bytes
+        <= MAX_PIECE_BYTES,
+        "inner_steps": 0 < spec.inner_steps < 1 << 31,
+        "min_inner_steps": 0 <= spec.min_inner_steps <= spec.inner_steps,
+        "alpha": 0 < spec.alpha < 1e30,  # a roster holds it as fp32
+        "roster_size": 0 < spec.roster_size <= MAX_CONTRIBUTIONS,
+        "snapshot_rounds": spec.snapshot_rounds > 0,
+        "timing.block_seconds": spec.timing.block_seconds > 0,
+        "timing.proposal_blocks": spec.timing.proposal_blocks >= 0,
+        "scoring.sequences": scoring.sequences > 0,
+        "scoring.decay": 0 <= scoring.decay < 1,
+        "chain.netuid": 0 <= spec.chain.netuid < 1 << 16,
+    }

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from covenantd.errors import ConfigError
-from covenantd.runspec import RunSpec, Scoring, canonical
+from covenantd.runspec import RunSpec, Scoring, canonical, check
 from model.config import SCHEDULE
 from p2p.protocols import Signer, Verify
 
@@ -40,7 +40,8 @@ def sign(change: SpecChange, owner: Signer) -> bytes:
 
 
 def parse(data: bytes, spec: RunSpec, verify: Verify) -> SpecChange:
-    """Raises ConfigError unless it is a change of this run, signed by its owner, that this covenantd understands."""
+    """Raises ConfigError unless it is a change of this run, signed by its owner. Whether this covenantd understands
+    it is for `apply` to say."""
     if len(data) > MAX_CHANGE_BYTES:
         raise ConfigError(f"spec change of {len(data)} bytes exceeds {MAX_CHANGE_BYTES}")
     try:
@@ -54,14 +55,13 @@ def parse(data: bytes, spec: RunSpec, verify: Verify) -> SpecChange:
         raise ConfigError(f"spec change is not signed by the run's owner {spec.owner}")
     if change.run_id != spec.run_id:
         raise ConfigError(f"spec change is for run {str(change.run_id)[:16]}, this is {spec.run_id[:16]}")
-    _check(change)
-    return change
-
-
-def _check(change: SpecChange) -> None:
     numbers = (change.revision, change.first_round)
     if not all(type(n) is int and 0 < n < 1 << 31 for n in numbers) or not isinstance(change.changes, dict):
         raise ConfigError("spec change: revision and first_round are positive numbers, changes a map")
+    return change
+
+
+def _check_known(change: SpecChange) -> None:
     unknown = set(change.changes) - set(CHANGEABLE) - set(_NESTED)
     for section, names in _NESTED.items():
         inner = change.changes.get(section, {})
@@ -76,6 +76,7 @@ def apply(spec: RunSpec, change: SpecChange) -> RunSpec:
     """The spec in force from `change.first_round` on. Raises ConfigError for values that make no sense."""
     if change.revision != spec.revision + 1:
         raise ConfigError(f"spec change {change.revision} does not follow revision {spec.revision}")
+    _check_known(change)
     changes = dict(change.changes)
     nested = {name: changes.pop(name, {}) for name in _NESTED}
     _same_types(spec, {**changes, **nested})
@@ -88,7 +89,7 @@ def apply(spec: RunSpec, change: SpecChange) -> RunSpec:
         revision=change.revision,
         genesis_id=spec.run_id,
     )
-    revised.check()
+    check(revised)
     return revised
 
 

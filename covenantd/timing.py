@@ -50,9 +50,7 @@ class Timing:
 
     def from_round(self, first_round: int, **changes: Any) -> "Timing":
         """As this, but changed from a round on, which still begins when it would have begun anyway."""
-        return replace(
-            self, **changes, start_block=self.start(first_round), first_round=first_round, earlier=self
-        )
+        return replace(self, **changes, start_block=self.start(first_round), first_round=first_round, earlier=self)
 
     def check(self) -> None:
         """Raises ConfigError."""

@@ -27,8 +27,9 @@ from covenantd.localpeers import (
     start_daemon,
     write_config,
 )
-from covenantd.runspec import RunSpec, Timing
+from covenantd.runspec import RunSpec
 from covenantd.status import RoundSummary, Status
+from covenantd.timing import Timing
 from p2p.blobs import BlobStore
 from p2p.child import Child
 
@@ -265,7 +266,7 @@ async def _spec(
     directory: Path, made: plan.Genesis, chain: LedgerChain, timing: Timing, inner_steps: int, owner: LocalPeer
 ) -> RunSpec:
     store = BlobStore(directory / plan.BLOBS)
-    wishes = plan.Wishes("arena", 64 << 10, 2.0, 20, 1)
+    wishes = plan.Wishes("arena", 64 << 10, 2.0, 20, 1, owner.hotkey.hotkey)
     blobs = plan.adopt(made, store, wishes.piece_bytes, keep=True)
     pace = plan.Pace(inner_steps, 1, 1, 1, 1)
     spec = plan.compose(made, blobs, wishes, pace, timing, (await chain.block(0)).hash)

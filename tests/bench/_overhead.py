@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from covenantd import plan
-from covenantd.runspec import Timing
+from covenantd.timing import Timing
 from model import messages
 from p2p.blobs import BlobStore
 from tests.arena import Arena, open_arena

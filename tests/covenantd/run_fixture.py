@@ -8,7 +8,8 @@ from covenantd.chain.keys import Hotkey
 from covenantd.chain.protocol import Block, Commitment, EpochInfo, Metagraph, Neuron
 from covenantd.errors import ChainError
 from covenantd.roster import OnChainIdentity, Vote
-from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring, Timing
+from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
+from covenantd.timing import Timing
 from model.config import CompressionConfig, InnerConfig, ModelConfig
 
 HOTKEYS = [Hotkey.from_uri(f"//{name}").hotkey for name in ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")]
@@ -36,6 +37,7 @@ SPEC = RunSpec(
     timing=TIMING,
     scoring=Scoring(),
     chain=ChainSpec(netuid=1, genesis=h(6)),
+    owner=HOTKEYS[0],
 )
 
 

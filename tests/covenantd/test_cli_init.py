@@ -13,6 +13,7 @@ from covenantd import cli, runspec
 from covenantd.chain.keys import Hotkey, load_hotkey
 from covenantd.config import load_config
 from covenantd.errors import ChainError, ConfigError, CovenantError, PermissionRefused
+from covenantd.timing import Timing
 from model.config import PRESETS, CompressionConfig, InnerConfig
 from p2p.errors import IdentityError, PortInUse
 from p2p.identity import peer_id_of
@@ -123,9 +124,10 @@ def write_spec(path: Path) -> runspec.RunSpec:
         alpha=1.0,
         roster_size=8,
         snapshot_rounds=10,
-        timing=runspec.Timing(1, 30, 10, 15, 25),
+        timing=Timing(1, 30, 10, 15, 25),
         scoring=runspec.Scoring(),
         chain=runspec.ChainSpec(1, "23" * 32),
+        owner=Hotkey.from_uri("//Alice").hotkey,
     )
     runspec.write(path, spec, Hotkey.from_uri("//Alice"))
     return spec

@@ -19,8 +19,8 @@ from covenantd.doctorchain import chain_findings
 from covenantd.errors import ChainError
 from covenantd.finding import Finding
 from covenantd.modelsize import parameters, training_bytes
-from covenantd.runspec import Timing
 from covenantd.statedirectory import FORMAT, claim, format_problem
+from covenantd.timing import Timing
 from model.config import PRESETS
 
 PEER_ID = "12D3KooWGatU9DoRkc8GDR4fq6TZKXSiYdmbwWAYKMPBTG3oFjhW"

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from covenantd import round as machine
 from covenantd.round import Event, Phase, State, step
-from covenantd.runspec import Timing
+from covenantd.timing import Timing
 
 TIMING = Timing(
     start_block=7, blocks_per_round=20, seal_blocks=5, commit_blocks=8, vote_blocks=15, serve_slack_blocks=2

@@ -1,0 +1,122 @@
+"""Changes of the run spec in a running daemon: learnt from certified rosters, kept as blobs, put in force in time."""
+
+import structlog
+import trio
+
+from covenantd import gather, roster
+from covenantd.chain.keys import verify
+from covenantd.errors import ConfigError
+from covenantd.node import Node
+from covenantd.specchange import MAX_CHANGE_BYTES, NOTICE_ROUNDS, SpecChange, SpecHistory, apply, parse
+from p2p.errors import BlobError
+
+log = structlog.get_logger("covenantd.revisions")
+_HEAD_SECONDS = 20.0
+
+
+async def learn(node: Node, changes: tuple[str, ...]) -> None:
+    """Take up the changes that a certified roster names and we do not know yet. Raises BadRoster if it is at odds
+    with those we know, ConfigError for a change that this covenantd cannot follow: it stops, and says so."""
+    known = node.journal.memory.changes
+    if changes[: len(known)] != known[: len(changes)]:
+        raise roster.BadRoster("the roster names other changes of the run spec than those certified before")
+    for digest in changes[len(known) :]:
+        change = await _fetch(node, digest)
+        node.history.add(change)
+        node.journal.update(changes=(*node.journal.memory.changes, digest), offered=None)
+        log.info("run spec changes", revision=change.revision, first_round=change.first_round)
+    put_in_force(node)
+
+
+def put_in_force(node: Node) -> None:
+    """The spec of the round in work; its timing knows every round."""
+    node.spec = node.history.at(node.journal.memory.round)
+    node.agreement.revise(node.spec)
+
+
+async def look_up(node: Node) -> None:
+    """The changes we know from before a restart; then those that the roster a quorum votes for now names, or we might
+    look for votes at blocks of a pace that the run has left."""
+    await _restore(node)
+    head = await node.agreement.view(node.heads.number)
+    vote = roster.latest_quorum(head, node.spec.tag)
+    if vote is None:
+        return
+    try:
+        certified = await gather.certified_roster(node, vote.digest, deadline_seconds=_HEAD_SECONDS)
+    except BlobError as error:
+        log.info("the newest roster is not to be had yet", digest=vote.digest[:16], error=str(error))
+        return
+    if len(certified.body.changes) > len(node.journal.memory.changes):
+        await learn(node, certified.body.changes)
+
+
+async def _restore(node: Node) -> None:
+    known = node.journal.memory.changes
+    if node.history.newest.revision == len(known):
+        return
+    history = SpecHistory(node.history.genesis)
+    for digest in known:
+        history.add(await _fetch(node, digest))
+    node.history = history
+    put_in_force(node)
+
+
+async def _fetch(node: Node, digest: str) -> SpecChange:
+    path = await node.exchange.fetch(digest, node.holders(), max_bytes=MAX_CHANGE_BYTES)
+    return parse(await trio.Path(path).read_bytes(), node.history.genesis, verify)
+
+
+# A certifier's part
+
+
+async def offer(node: Node, document: bytes) -> SpecChange:
+    """Have this certifier propose a change. Raises ConfigError if it is none, or comes too late."""
+    change = parse(document, node.history.genesis, verify)
+    apply(node.history.newest, change)
+    if (reason := _untimely(node, change, node.journal.memory.round)) is not None:
+        raise ConfigError(reason)
+    path = node.staging / "spec-change"
+    await trio.Path(path).write_bytes(document)
+    node.journal.update(offered=await node.exchange.adopt(path, node.spec.piece_bytes))
+    return change
+
+
+async def own_offer(node: Node, round: int) -> str | None:
+    """The digest of the change to propose in that round; one that can no longer come in time is dropped."""
+    digest = node.journal.memory.offered
+    if digest is None:
+        return None
+    reason = await _objection(node, round, digest)
+    if reason is not None:
+        log.warning("the offered change of the run spec is dropped", reason=reason)
+        node.journal.update(offered=None)
+        return None
+    return digest
+
+
+async def judge_offer(node: Node, round: int, changes: tuple[str, ...]) -> str | None:
+    """The one new change in another's proposal, if it is signed, applicable and in time; else None."""
+    known = node.journal.memory.changes
+    if len(changes) != len(known) + 1:
+        return None
+    reason = await _objection(node, round, changes[-1])
+    if reason is not None:
+        log.warning("a proposed change of the run spec is refused", reason=reason)
+        return None
+    return changes[-1]
+
+
+async def _objection(node: Node, round: int, digest: str) -> str | None:
+    try:
+        change = await _fetch(node, digest)
+        apply(node.history.newest, change)
+    except (ConfigError, BlobError) as error:
+        return str(error)
+    return _untimely(node, change, round)
+
+
+def _untimely(node: Node, change: SpecChange, round: int) -> str | None:
+    if change.first_round < round + NOTICE_ROUNDS:
+        return f"it begins at round {change.first_round}, a roster of round {round} can carry {round + NOTICE_ROUNDS}"
+    return None

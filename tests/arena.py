@@ -55,6 +55,7 @@ class Arena:
     chain: LedgerChain
     bootstrap_dial: str
     peers: dict[str, LocalPeer]
+    ledger: Child
     children: dict[str, Child] = field(default_factory=dict)
 
     # Daemons
@@ -142,7 +143,7 @@ class Arena:
         raise AssertionError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}: {shown}\n{tails}")
 
     async def _tick(self, last_block: int) -> None:
-        if (await self.chain.block()).number < last_block:
+        if last_block and (await self.chain.block()).number < last_block:
             await self.chain.advance(1)
         await trio.sleep(_LOOK_SECONDS)
 
@@ -233,7 +234,7 @@ async def open_arena(
     peers["bootstrap"] = make_peer(directory, runtime, "bootstrap", "bootstrap")
     genesis = ledger_genesis([peers[name] for name in names], [peers[name] for name in judges], tempo_blocks=100)
     socket = runtime / "ledger.sock"
-    async with running_ledger(directory / "ledger", socket, genesis, 0, allow_advance=True):
+    async with running_ledger(directory / "ledger", socket, genesis, 0, allow_advance=True) as ledger:
         chain = LedgerChain(f"unix://{socket}", 1)
         spec = await _spec(directory, made, chain, timing, inner_steps, peers["bootstrap"])
         shared = Ground(
@@ -248,7 +249,7 @@ async def open_arena(
         shared = replace(shared, **ground)
         listen, dial = bootstrap_address(peers["bootstrap"])
         write_config(peers["bootstrap"], shared, listen, ())
-        arena = Arena(directory, runtime, shared, spec, chain, dial, peers)
+        arena = Arena(directory, runtime, shared, spec, chain, dial, peers, ledger)
         for name in (*names, *judges):
             arena.configure(peers[name])
         try:

@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+import trio
 from arena import OpenArena
 
 pytestmark = pytest.mark.swarm
@@ -67,6 +68,25 @@ async def test_a_flipped_bit_is_found_said_and_repaired_from_a_peer(new_arena: O
         fetched = status.received_bytes - received
         assert 0 < fetched < 4 * 918_656, "only the damaged pieces are fetched, not the whole state"
         assert (await arena.rounds("miner-1"))[1].own_included
+
+
+async def test_training_goes_on_while_the_chain_is_silent(new_arena: OpenArena) -> None:
+    """Peers wait for a silent chain, they never infer; when it is back, the round goes on from the block number."""
+    async with new_arena(miners=1, inner_steps=60) as arena:
+        arena.start()
+        await arena.ready("miner-0", "validator-0")
+        await arena.advance_to(arena.spec.timing.start(0))
+        await arena.until(lambda s: s["miner-0"].inner_step > 0, "miner-0", what="the first inner step")
+        arena.ledger.send_signal(signal.SIGSTOP)
+        try:
+            await arena.until(lambda s: s["miner-0"].inner_step == 60, "miner-0", what="all steps without a chain")
+            await trio.sleep(15)  # longer than any single read of the chain may take
+            status = await arena.status("miner-0")
+            assert status is not None and status.round == 0
+        finally:
+            arena.ledger.send_signal(signal.SIGCONT)
+        await arena.play(0, ("miner-0",))
+        assert (await arena.rounds("miner-0"))[0].own_included
 
 
 async def test_a_round_without_votes_is_void_for_all_and_loses_nothing(new_arena: OpenArena) -> None:

@@ -3,14 +3,14 @@
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import structlog
 import trio
-from outcome import Error, Outcome, acapture
+from outcome import Error, Outcome, Value
 
 from covenantd.errors import EngineError
 from model import messages
@@ -59,6 +59,7 @@ class Engine:
         self._send_order, self._orders = trio.open_memory_channel[_Order[Any]](16)
         self._sending = trio.Lock()
         self._buffer = bytearray()
+        self.ended = trio.Event()  # no order will be answered any more
 
     async def order(
         self, message: messages.Message, expect: type[Reply], on_progress: OnProgress | None = None
@@ -77,12 +78,20 @@ class Engine:
         order: _Order[Any] | None = None
         try:
             async for order in self._orders:
-                order.outcome = await acapture(self._carry_out, order)
+                order.outcome = await self._outcome(order)
                 order.done.set()
-                if isinstance(order.outcome, Error) and isinstance(order.outcome.error, EngineError):
+                if isinstance(order.outcome, Error) and not isinstance(order.outcome.error, EngineRefused):
                     return
         finally:
             self._abandon(order)
+
+    async def _outcome(self, order: _Order[Reply]) -> Outcome[Reply]:
+        """Whatever is raised here is the business of whoever gave the order, but for being cancelled: that is ours.
+        Only after a refusal the stream is in step for sure."""
+        try:
+            return Value(await self._carry_out(order))
+        except Exception as error:  # noqa: BLE001 - handed on
+            return Error(error)
 
     def _abandon(self, order: _Order[Any] | None) -> None:
         if order is not None:
@@ -93,8 +102,11 @@ class Engine:
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
         self._orders.close()
+        self.ended.set()
 
     async def _carry_out(self, order: _Order[Reply]) -> Reply:
+        if self._buffer:
+            raise EngineError("the engine spoke unasked")
         await self._send(order.message)
         while True:
             reply = await self._receive()
@@ -148,23 +160,39 @@ def _expected(reply: messages.Message, expect: type[Reply]) -> Reply:
 @asynccontextmanager
 async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
     """Start the engine process; kill and reap it on the way out, also when cancelled. Raises EngineError."""
-    settings.socket.unlink(missing_ok=True)
     with trio.socket.socket(trio.socket.AF_UNIX) as listener:
-        await listener.bind(str(settings.socket))
-        settings.socket.chmod(0o600)
-        listener.listen(1)
-        process = _start(settings)
+        process = await _launch(listener, settings)
         try:
             stream = await _accept(listener, process, settings)
             engine = Engine(stream, process.pid, settings.stall_seconds)
             async with stream, trio.open_nursery() as nursery:
                 nursery.start_soon(engine.work)
+                nursery.start_soon(_notice_end, engine, process)
                 yield engine
                 nursery.cancel_scope.cancel()
         finally:
             returncode = await process.stop(grace_seconds=0)  # what it must keep is on disk before it answers
             log.debug("engine ended", returncode=returncode)
             settings.socket.unlink(missing_ok=True)
+
+
+async def _notice_end(engine: Engine, process: Child) -> None:
+    """An idle engine that is killed is missed at once, not at the next order."""
+    await process.wait()
+    engine.ended.set()
+
+
+async def _launch(listener: trio.socket.SocketType, settings: EngineSettings) -> Child:
+    try:
+        settings.socket.unlink(missing_ok=True)
+        await listener.bind(str(settings.socket))
+        settings.socket.chmod(0o600)
+        listener.listen(1)
+        return _start(settings)
+    except OSError as error:
+        with suppress(OSError):
+            settings.socket.unlink()
+        raise EngineError(f"the engine cannot be started: {error}") from error
 
 
 def _start(settings: EngineSettings) -> Child:
@@ -203,7 +231,6 @@ class EngineSlot:
         self._settings = settings
         self._engine: Engine | None = None
         self._ready = trio.Event()
-        self._lost = trio.Event()
         self.generation = 0
         self.last_error: str | None = None
 
@@ -225,20 +252,26 @@ class EngineSlot:
                 async with open_engine(self._settings) as engine:
                     delay_seconds = 0.5
                     self._install(engine)
-                    await self._lost.wait()
+                    await engine.ended.wait()
+                    self._remove(engine)
             except EngineError as error:
                 self._note(error)
                 await trio.sleep(delay_seconds)
                 delay_seconds = min(delay_seconds * 2, 60.0)
             finally:
-                self._engine = None
-                self._ready = trio.Event()
+                if self._engine is not None:
+                    self._remove(self._engine)
 
     def _install(self, engine: Engine) -> None:
         self._engine = engine
-        self._lost = trio.Event()
         self.generation += 1
         self._ready.set()
+
+    def _remove(self, engine: Engine) -> None:
+        """From now on orders wait for the next engine."""
+        if self._engine is engine:
+            self._engine = None
+            self._ready = trio.Event()
 
     async def order(
         self, message: messages.Message, expect: type[Reply], on_progress: OnProgress | None = None
@@ -246,17 +279,20 @@ class EngineSlot:
         """As Engine.order, with whichever engine runs; EngineError means that its state is gone."""
         while self._engine is None:
             await self._ready.wait()
+        engine = self._engine
         try:
-            return await self._engine.order(message, expect, on_progress)
-        except EngineError as error:
+            return await engine.order(message, expect, on_progress)
+        except EngineRefused:
+            raise
+        except Exception as error:
             self._note(error)
-            self._lost.set()
+            self._remove(engine)
             raise
 
     async def stop_training(self) -> None:
         if self._engine is not None:
             await self._engine.stop_training()
 
-    def _note(self, error: EngineError) -> None:
-        self.last_error = str(error)
-        log.warning("engine lost", error=str(error))
+    def _note(self, error: Exception) -> None:
+        self.last_error = str(error) or repr(error)
+        log.warning("engine lost", error=self.last_error)

@@ -1,0 +1,249 @@
+"""The daemon's end of the engine, against real processes that die, hang and babble."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripted_engine
+import trio
+import trio.testing
+
+from covenantd import engine as engine_module
+from covenantd.engine import EngineRefused, EngineSettings, EngineSlot
+from covenantd.errors import EngineError
+from model import messages as m
+from p2p.child import Child
+
+ROOT = Path(__file__).parents[2]
+TRAIN = m.Train(1, "ab" * 32, 2)
+SETTLE = m.Settle(1, True)
+EVALUATE = m.Evaluate(1)
+OpenSlot = Callable[..., AbstractAsyncContextManager[EngineSlot]]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Child]]:
+    """Every engine process that was started; all are reaped in the end."""
+    started: list[Child] = []
+    yield started
+    for process in started:
+        assert process.returncode is not None, "an engine outlived its slot"
+
+
+@pytest.fixture
+def open_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[Child]) -> OpenSlot:
+    """open_slot(behaviour of the first engine, of the second, ...; the last for ever) -> a running EngineSlot."""
+
+    @asynccontextmanager
+    async def run(*behaviours: str, **settings: Any) -> AsyncIterator[EngineSlot]:
+        def start(settings: EngineSettings) -> Child:
+            behaviour = behaviours[min(len(processes), len(behaviours) - 1)]
+            command = [sys.executable, scripted_engine.__file__, str(settings.socket), behaviour]
+            processes.append(Child(command, environment={**os.environ, "PYTHONPATH": str(ROOT)}))
+            return processes[-1]
+
+        monkeypatch.setattr(engine_module, "_start", start)
+        slot = EngineSlot(replace(EngineSettings(tmp_path / "engine.sock"), **settings))
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(slot.run)
+                yield slot
+                nursery.cancel_scope.cancel()
+        assert not (tmp_path / "engine.sock").exists()
+
+    return run
+
+
+async def hash_of(slot: EngineSlot) -> str:
+    return (await slot.order(m.Hash(), m.Hashed)).state_hash
+
+
+async def another(slot: EngineSlot) -> None:
+    """Until the first engine has a successor, without ordering anything."""
+    while slot.generation == 1:  # noqa: ASYNC110 - nothing says so
+        await trio.sleep(0.01)
+
+
+async def test_orders_are_answered_in_turn_and_progress_is_told(open_slot: OpenSlot) -> None:
+    async with open_slot("first") as slot:
+        assert slot.state == "starting" and slot.pid is None
+        progress: list[m.Progress] = []
+        assert await slot.order(TRAIN, m.Trained, progress.append) == m.Trained(1, 2, 100, 5.0, 0.1, 0)
+        assert [one.inner_step for one in progress] == [0, 1]
+        assert await slot.order(TRAIN, m.Trained) and await hash_of(slot) == "first"
+        assert (slot.state, slot.generation, slot.last_error) == ("ready", 1, None)
+        assert slot.pid is not None
+
+
+async def test_many_who_order_at_once_each_get_their_own_answer(open_slot: OpenSlot) -> None:
+    async with open_slot("first") as slot:
+        answers: list[Any] = []
+
+        async def order(message: m.Message, expect: type[Any]) -> None:
+            answers.append(await slot.order(message, expect))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(order, m.Hash(), m.Hashed)
+                nursery.start_soon(order, EVALUATE, m.Evaluated)
+        assert len([a for a in answers if isinstance(a, m.Hashed)]) == 20 == len(answers) - 20
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("die", "died|broke"),
+        ("die-within", "died|broke"),
+        ("close", "died"),
+        ("garbage", "not an engine message"),
+        ("oversized", "exceeds"),
+        ("wrong", "answered Hashed instead of Evaluated"),
+        ("bug", "has a bug: list index out of range"),
+    ],
+)
+async def test_an_engine_that_fails_is_replaced(open_slot: OpenSlot, behaviour: str, said: str) -> None:
+    async with open_slot(behaviour, "second") as slot:
+        assert await hash_of(slot) == behaviour
+        with pytest.raises(EngineError, match=said):
+            await slot.order(EVALUATE, m.Evaluated)
+        assert slot.last_error is not None
+        assert await hash_of(slot) == "second" and slot.generation == 2
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "hang-within"])
+async def test_an_engine_that_says_nothing_is_given_up(open_slot: OpenSlot, behaviour: str) -> None:
+    async with open_slot(behaviour, "second", stall_seconds=0.3) as slot:
+        assert await hash_of(slot) == behaviour
+        with pytest.raises(EngineError, match="said nothing"):
+            await slot.order(EVALUATE, m.Evaluated)
+        assert await hash_of(slot) == "second"
+
+
+async def test_slow_bytes_are_not_a_stall(open_slot: OpenSlot) -> None:
+    async with open_slot("byte-by-byte") as slot:
+        assert await slot.order(EVALUATE, m.Evaluated) == m.Evaluated(1.0, 1)
+        assert await hash_of(slot) == "byte-by-byte"
+
+
+async def test_bad_input_is_refused_and_the_engine_goes_on(open_slot: OpenSlot) -> None:
+    async with open_slot("first", "second") as slot:
+        for _ in range(2):
+            with pytest.raises(EngineRefused, match="no such round"):
+                await slot.order(SETTLE, m.Settled)
+            assert await hash_of(slot) == "first"
+
+
+async def test_an_answer_too_many_is_not_taken_for_the_next(open_slot: OpenSlot) -> None:
+    async with open_slot("twice", "second") as slot:
+        assert await slot.order(EVALUATE, m.Evaluated) == m.Evaluated(1.0, 1)
+        with pytest.raises(EngineError, match="spoke unasked"):
+            await slot.order(EVALUATE, m.Evaluated)
+        assert await hash_of(slot) == "second"
+
+
+async def test_an_order_given_up_half_way_leaves_the_stream_in_step(open_slot: OpenSlot) -> None:
+    async with open_slot("first", "second") as slot:
+        for _ in range(5):
+            with trio.CancelScope() as scope:
+                await slot.order(TRAIN, m.Trained, lambda progress, scope=scope: scope.cancel())
+            assert scope.cancelled_caught
+        assert await hash_of(slot) == "first"
+        assert await slot.order(EVALUATE, m.Evaluated) == m.Evaluated(1.0, 1)
+
+
+async def test_who_gave_up_an_order_that_kills_the_engine_harms_nobody_else(open_slot: OpenSlot) -> None:
+    async with open_slot("die", "second") as slot:
+        assert await hash_of(slot) == "die"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slot.order, EVALUATE, m.Evaluated)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        await another(slot)
+        assert await hash_of(slot) == "second"
+
+
+async def test_a_listener_that_raises_hears_it_and_the_stream_is_not_trusted_again(open_slot: OpenSlot) -> None:
+    def listen(progress: m.Progress) -> None:
+        raise ZeroDivisionError
+
+    async with open_slot("first", "second") as slot:
+        with pytest.raises(ZeroDivisionError):
+            await slot.order(TRAIN, m.Trained, listen)
+        assert await hash_of(slot) == "second"
+
+
+async def test_everybody_waiting_is_told_when_the_engine_is_gone(open_slot: OpenSlot) -> None:
+    async with open_slot("hang", "second") as slot:
+        assert await hash_of(slot) == "hang" and slot.pid is not None
+        told: list[str] = []
+
+        async def order(message: m.Message, expect: type[Any]) -> None:
+            try:
+                await slot.order(message, expect)
+                told.append("answered")
+            except EngineError:
+                told.append("lost")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(order, EVALUATE, m.Evaluated)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(30):  # more than the queue holds
+                nursery.start_soon(order, m.Hash(), m.Hashed)
+            await trio.testing.wait_all_tasks_blocked()
+            os.kill(slot.pid, signal.SIGKILL)
+        assert told.count("lost") == len(told) == 31
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_an_idle_engine_that_is_killed_is_replaced_before_anybody_asks(open_slot: OpenSlot, number: int) -> None:
+    async with open_slot("first", "second") as slot:
+        assert await hash_of(slot) == "first"
+        assert slot.pid is not None
+        os.kill(slot.pid, number)
+        await another(slot)
+        assert await hash_of(slot) == "second" and slot.last_error is None
+
+
+async def test_one_that_cannot_start_is_tried_again_ever_more_slowly(
+    open_slot: OpenSlot, processes: list[Child]
+) -> None:
+    async with open_slot("exit", "exit", "third") as slot:
+        began = trio.current_time()
+        assert await hash_of(slot) == "third"
+        assert [process.returncode for process in processes[:2]] == [3, 3]
+        assert trio.current_time() - began >= 0.5 + 1
+        assert slot.last_error is not None and "exited with 3" in slot.last_error
+
+
+async def test_one_that_does_not_connect_is_killed_and_replaced(open_slot: OpenSlot, processes: list[Child]) -> None:
+    async with open_slot("never-connect", "second", start_seconds=0.3) as slot:
+        while not processes or processes[0].returncode is None:  # noqa: ASYNC110 - nothing says so
+            await trio.sleep(0.01)
+        slot._settings = replace(slot._settings, start_seconds=60)
+        assert await hash_of(slot) == "second"
+        assert processes[0].returncode == -signal.SIGKILL
+        assert slot.last_error is not None and "did not connect in time" in slot.last_error
+
+
+async def test_a_place_where_no_socket_can_be_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing" / "engine.sock", tmp_path / ("x" * 200)):
+        with pytest.raises(EngineError, match="cannot be started"):
+            async with engine_module.open_engine(EngineSettings(path)):
+                pytest.fail("started")
+
+
+async def test_stop_reaches_a_training_engine_and_is_idle_otherwise(
+    open_slot: OpenSlot, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with open_slot("first") as slot:
+        await slot.stop_training()  # nobody there yet: nothing to stop
+        assert await hash_of(slot) == "first"
+        await slot.stop_training()
+        assert await hash_of(slot) == "first"
+    assert capfd.readouterr().out.count("stop\n") == 1

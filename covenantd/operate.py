@@ -10,6 +10,7 @@ from covenantd.config import Config
 from covenantd.control import Verb, serve_control
 from covenantd.controlverbs import standard_verbs
 from covenantd.daemonverbs import daemon_verbs
+from covenantd.gauges import Gauges
 from covenantd.health import Health, Heartbeat
 from covenantd.http import serve_http, standard_routes
 from covenantd.liveconfig import LiveConfig
@@ -86,9 +87,11 @@ async def _serve_http(operations: Operations, *, task_status: trio.TaskStatus[No
 async def _pulse(operations: Operations, node: Node | None, heartbeat: Heartbeat, notifier: Notifier) -> None:
     """Twice a second: what is read rather than told."""
     said = ""
+    gauges = Gauges(operations.swarm, operations.metrics)
     while True:
         heartbeat.beat()
         _show_peers(operations)
+        gauges.look(operations.board.status.state, node.engine.generation if node is not None else 0)
         if node is not None:
             operations.board.update(engine=node.engine.state)
         line = _line(operations)
@@ -120,9 +123,6 @@ def _show_peers(operations: Operations) -> None:
         addresses=operations.swarm.transport.addresses,
         transfers=tuple(Transfer(i, held, size) for i, (held, size) in [*exchange.progress().items()][:MAX_SHOWN]),
     )
-    operations.metrics.peers.labels("known").set(len(peers))
-    operations.metrics.peers.labels("connected").set(sum(peer.connected for peer in peers))
-    operations.metrics.set_state(operations.board.status.state)
 
 
 def _line(operations: Operations) -> str:

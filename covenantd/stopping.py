@@ -8,26 +8,28 @@ import structlog
 import trio
 
 log = structlog.get_logger("covenantd.stopping")
-_LAST_SECONDS = 0.05
 
 
 @asynccontextmanager
 async def stop_signals(nursery: trio.Nursery, on_stop: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-    """Cancel `nursery` at the first signal, and swallow the others until what is inside has ended; cancels it then
-    too. Ours only once it is entered: until then Python's defaults hold."""
+    """Cancel `nursery` at a signal, and when the block ends. Enter inside of it.
 
-    async def listen() -> None:
-        async for number in signals:
-            log.info("stopping", signal=signal.Signals(number).name)
-            on_stop()
-            nursery.cancel_scope.cancel()
+    Signals are taken here until the block has ended, its cleaning up included; before it, Python's defaults hold.
+    """
+    listening = trio.CancelScope(shield=True)
+
+    async def listen(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with listening:
+            task_status.started()
+            async for number in signals:
+                log.info("stopping", signal=signal.Signals(number).name)
+                on_stop()
+                nursery.cancel_scope.cancel()
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        nursery.start_soon(listen)
+        await nursery.start(listen)
         try:
             yield
         finally:
+            listening.cancel()
             nursery.cancel_scope.cancel()
-            with trio.move_on_after(_LAST_SECONDS, shield=True):
-                async for _ in signals:  # else they would be raised anew as the receiver closes
-                    pass

@@ -20,6 +20,7 @@ from model import messages
 from p2p.errors import BlobTooLarge
 
 log = structlog.get_logger("covenantd.certifier")
+_LOOK_SECONDS = 0.5
 Held = dict[str, tuple[Commit, Path]]
 
 
@@ -84,7 +85,7 @@ class Certifier:
     async def _look(self, round: int) -> tuple[View, Held]:
         """Fetch, check and score what was committed in time."""
         book = await self._desk.book(round)
-        proven = await self._desk.proven(round)
+        proven = await self._proven(round, set(book.commits))
         held, refused = await self._fetch(round, proven)
         sound, invalid = await self._check(round, held)
         refused |= invalid
@@ -106,6 +107,17 @@ class Certifier:
             offered=await revisions.own_offer(self._node, round),
         )
         return view, sound
+
+    async def _proven(self, round: int, known: set[str]) -> dict[str, Commit]:
+        """What was committed in time. Receipts of other certifiers may take a moment to reach the DHT: what we know
+        of ourselves is waited for, up to a quarter of the time to the vote."""
+        timing = self._node.spec.timing
+        last_block = timing.serve(round) + (timing.vote(round) - timing.serve(round)) // 4
+        while True:
+            proven = await self._desk.proven(round)
+            if known <= set(proven) or self._node.heads.number >= last_block:
+                return proven
+            await trio.sleep(_LOOK_SECONDS)
 
     async def _fetch(self, round: int, proven: dict[str, Commit]) -> tuple[Held, dict[str, str]]:
         """Everything committed, by half the time to the vote; what is not here by then is missing."""

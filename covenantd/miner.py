@@ -12,6 +12,7 @@ from covenantd.chain.keys import verify
 from covenantd.commits import Commit
 from covenantd.journal import SealedContribution
 from covenantd.node import Desynced, Node
+from covenantd.roster import quorum
 from model import messages
 from model.config import SCHEDULE
 from p2p import records
@@ -93,15 +94,20 @@ async def commit(node: Node, round: int) -> None:
     signed = _sign(node, sealed)
     enrolled = await node.agreement.certifiers(round)
     receipts: dict[str, Receipt] = {}
+
+    async def push(certifier: str) -> None:
+        """Mirrored at once when there are enough receipts: certifiers look for them right after C_r."""
+        await _push(node, certifier, signed, receipts)
+        if quorum(sum(enrolled[h] for h in receipts), sum(enrolled.values())):
+            await _mirror(node, round, signed, receipts)
+
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.heads.cancel_at, node.spec.timing.commit(round) + 1, scope)
             async with trio.open_nursery() as pushes:
                 for hotkey in enrolled:
-                    pushes.start_soon(_push, node, hotkey, signed, receipts)
+                    pushes.start_soon(push, hotkey)
             scope.cancel()
-    if receipts:
-        await _mirror(node, round, signed, receipts)
     stake = sum(enrolled[h] for h in receipts)
     log.info("committed", round=round, receipts=len(receipts), certifiers=len(enrolled), stake=stake)
 

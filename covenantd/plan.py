@@ -208,9 +208,10 @@ async def _main(args: argparse.Namespace) -> int:
     owner_file = args.owner or args.dir / "owner-hotkey.json"
     owner = load_hotkey(owner_file) if owner_file.exists() else create_hotkey(owner_file)
     chain = LedgerChain(args.chain, args.netuid)
-    origin, head = await chain.block(0), await chain.block()
-    await chain.aclose()
+    origin = await chain.block(0)  # first of all: without a chain the rest would be in vain
     made = await genesis(args.dir / "genesis", args.preset, args.seed, lambda line: print(line, file=sys.stderr))
+    head = await chain.block()
+    await chain.aclose()
     blobs = adopt(made, BlobStore(args.dir / BLOBS), args.piece_bytes)
     load = Load(miners=args.miners, validators=0, cores=max(1, args.miners))
     paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)

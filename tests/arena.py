@@ -122,7 +122,8 @@ class Arena:
         return {one["round"]: RoundSummary.from_dict(one) for one in answer["rounds"]}
 
     def log(self, name: str) -> str:
-        return self.peers[name].log.read_text(errors="replace")
+        log = self.peers[name].log
+        return log.read_text(errors="replace") if log.exists() else ""
 
     # Waiting
 

@@ -44,7 +44,7 @@ async def test_one_of_four_may_die_two_may_not_and_all_may_come_back(new_arena: 
 
 
 async def test_a_certifier_that_votes_for_another_roster_changes_nothing(new_arena: OpenArena) -> None:
-    """It is enrolled and has stake, but instead of a daemon somebody votes for nonsense in its name, again and again."""
+    """It is enrolled and has stake, but there is no daemon: somebody votes for nonsense in its name."""
     honest, liar = ALL[:3], ALL[3]
     async with new_arena(miners=1, validators=4) as arena:
         arena.start("bootstrap", "miner-0", *honest)

@@ -57,10 +57,14 @@ class MemoryChain:
         self._entries: list[dict[str, str]] = [{k: v for k, v in self._state.take_changes().items() if v is not None}]
         self._digest = StateDigest(self._entries[0])
         self.blocks: list[LedgerBlock] = [genesis_block(self._digest, 1_700_000_000_000)]
+        self._numbers = {f"0x{self.blocks[0].hash}": 0}
         self._pool: list[_Submission] = []
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._listeners: list[Callable[[int], None]] = []
         self._nonces: dict[str, int] = {}
+
+    def connection(self) -> "MemorySubstrate":
+        return MemorySubstrate(self)
 
     @property
     def head(self) -> int:
@@ -91,6 +95,7 @@ class MemoryChain:
                 entries[key] = value
         self._entries.append(entries)
         self.blocks.append(block)
+        self._numbers[f"0x{block.hash}"] = block.number
         for index, (one, entry) in enumerate(zip(pool, included, strict=True)):
             result = _result(block, index, entry.error)
             self._waiting.append((block.number, lambda one=one, result=result: one.settle(result)))  # type: ignore[misc]
@@ -114,7 +119,7 @@ class MemoryChain:
     def number_of(self, block_hash: str | None) -> int:
         if block_hash is None:
             return self.head
-        return next(b.number for b in self.blocks if f"0x{b.hash}" == block_hash)
+        return self._numbers[block_hash]
 
     def listen(self, listener: Callable[[int], None]) -> Callable[[], None]:
         with self.lock:
@@ -195,7 +200,7 @@ class MemorySubstrate:
     ) -> Any:
         with self._chain.lock:
             number = self._chain.number_of(block_hash)
-            return _storage(self._chain, number, f"{module}.{storage_function}", params or [])
+            return storage_of(self._chain, number, f"{module}.{storage_function}", params or [])
 
     async def query_map(
         self, module: str, storage_function: str, params: list[Any] | None = None, block_hash: str | None = None
@@ -219,7 +224,7 @@ class MemorySubstrate:
             state = self._chain.state(number)
             if params != [state.settings.netuid]:
                 return None
-            return next_epoch_block(state) if method == "get_next_epoch_start_block" else _metagraph(state, number)
+            return next_epoch_block(state) if method == "get_next_epoch_start_block" else metagraph_of(state, number)
 
     async def blocks(self, *, finalized: bool = False) -> AsyncIterator[dict[str, Any]]:
         assert finalized
@@ -273,7 +278,7 @@ def _to_ledger(call: _Composed) -> tuple[str, dict[str, Any]]:
     return "commit_weights", {"hash": blake3(bytes(call.params["commit"])).hexdigest()}
 
 
-def _storage(chain: MemoryChain, number: int, item: str, params: list[Any]) -> Any:
+def storage_of(chain: MemoryChain, number: int, item: str, params: list[Any]) -> Any:
     if item == "Timestamp.Now":
         chain.state(number)
         return chain.blocks[number].timestamp_ms
@@ -313,7 +318,7 @@ def _registration(block: int, fields: list[bytes]) -> dict[str, Any]:
     return {"deposit": 0, "block": block, "info": {"fields": [{f"Raw{len(f)}": "0x" + f.hex()} for f in fields]}}
 
 
-def _metagraph(state: State, number: int) -> dict[str, Any]:
+def metagraph_of(state: State, number: int) -> dict[str, Any]:
     neurons = [state.neuron(uid) for uid in range(len(state.neurons))]
     stakes = [state.account(n.hotkey).stake for n in neurons]
     totals = state.totals

@@ -1,15 +1,17 @@
 """What every backend of `Chain` must do. A backend is a fixture; the tests know only the protocol."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from ledger_fixture import included
-from memory_substrate import MemoryChain, MemoryDriver, MemorySubstrate
+from memory_substrate import MemoryChain, MemoryDriver
+from subtensor_node import subtensor_node
 
 from covenantd.chain.bittensor.client import BittensorChain
 from covenantd.chain.keys import Hotkey
@@ -41,11 +43,21 @@ NEURONS = [
 ]
 
 
-@pytest.fixture(params=["ledger", "bittensor"])
-async def backend(request: pytest.FixtureRequest, start_ledger: Any) -> AsyncIterator[Backend]:
-    make = ledger_backend(start_ledger) if request.param == "ledger" else bittensor_backend()
-    async with make as made:
-        yield made
+@pytest.fixture(params=["ledger", "bittensor-in-memory", "bittensor-over-websocket"])
+async def backend(
+    request: pytest.FixtureRequest, start_ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Backend]:
+    monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path))
+    memory = MemoryChain({"tempo_blocks": TEMPO, "neurons": NEURONS})
+    async with AsyncExitStack() as stack:
+        if request.param == "ledger":
+            made = ledger_backend(start_ledger)
+        elif request.param == "bittensor-in-memory":
+            made = bittensor_backend(memory, lambda key: BittensorChain("local", 1, key, dial=memory.connection))
+        else:
+            node = await stack.enter_async_context(subtensor_node(memory))
+            made = bittensor_backend(memory, lambda key: BittensorChain(node.url, 1, key))
+        yield await stack.enter_async_context(made)
 
 
 @asynccontextmanager
@@ -70,14 +82,14 @@ async def ledger_backend(start_ledger: Any) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
-async def bittensor_backend() -> AsyncIterator[Backend]:
-    """The SDK on a subnet in memory: the extrinsics are real but for their encoding and their way."""
-    memory = MemoryChain({"tempo_blocks": TEMPO, "neurons": NEURONS})
+async def bittensor_backend(
+    memory: MemoryChain, connect: Callable[[Hotkey | None], BittensorChain]
+) -> AsyncIterator[Backend]:
     driver = MemoryDriver(memory)
     opened: list[BittensorChain] = []
 
     def chain(signer: Hotkey | None) -> BittensorChain:
-        opened.append(BittensorChain("local", 1, signer, dial=lambda: MemorySubstrate(memory)))
+        opened.append(connect(signer))
         return opened[-1]
 
     def away() -> BittensorChain:

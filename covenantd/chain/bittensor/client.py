@@ -192,8 +192,12 @@ class BittensorChain:
         try:
             fate = await self._ask(write.what, write.submit, self._submit_seconds)
         except ChainError as error:
-            # What was never signed was never sent.
-            fate = Unknown(str(error)) if write.signer.has_signed else NotTaken(str(error))
+            if write.signer.has_signed:
+                fate = Unknown(str(error))
+            elif isinstance(error, Unreachable | _TooLate):
+                fate = NotTaken(str(error))  # what was never signed was never sent
+            else:
+                raise
         if isinstance(fate, Included) and fate.block is not None:
             return fate.block
         if isinstance(fate, NotTaken):

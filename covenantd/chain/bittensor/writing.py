@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from covenantd.chain.bittensor.fate import Fate, NotTaken, Unknown, judge
+from covenantd.chain.bittensor.fate import Fate, Unknown, judge
 from covenantd.chain.bittensor.link import Connection
 from covenantd.chain.bittensor.reading import raw_fields, read_commitment, read_last_update
 from covenantd.chain.bittensor.signing import SdkSigner
@@ -72,8 +72,9 @@ Write = CommitmentWrite | WeightsWrite
 
 
 async def _submitted(submission: Awaitable[Any], signer: SdkSigner) -> Fate:
-    """Raises ChainRefused. A lost connection is an unknown fate: the SDK never submits again by itself."""
-    from covenantd.chain.bittensor.failures import SDK_FAILURES, refused_before_signing
+    """Raises ChainRefused, and ChainError for what failed before anything was signed. A connection lost later is an
+    unknown fate: the SDK never submits again by itself."""
+    from covenantd.chain.bittensor.failures import SDK_FAILURES, refused_before_signing, translated
 
     signer.has_signed = False
     try:
@@ -83,9 +84,7 @@ async def _submitted(submission: Awaitable[Any], signer: SdkSigner) -> Fate:
         if signer.has_signed:
             return Unknown(reason)
         refusal = refused_before_signing(error)
-        if refusal is not None:
-            raise refusal from None
-        return NotTaken(reason)
+        raise refusal or translated(error) from None
 
 
 def checked_fields(fields: Sequence[bytes], max_fields: int, max_bytes: int) -> tuple[bytes, ...]:

@@ -201,11 +201,14 @@ def _mistyped(part: Any, prefix: str) -> Iterator[str]:
 
 
 def _conditions(spec: RunSpec) -> dict[str, bool]:
-    data, scoring = spec.dataset, spec.scoring
+    data, scoring, sizes = spec.dataset, spec.scoring, {**asdict(spec.model), **asdict(spec.compression)}
+    sizes |= {"batch_sequences": spec.inner.batch_sequences, "sequence_tokens": spec.inner.sequence_tokens}
     ids = {"genesis_state": spec.genesis_state, "chain.genesis": spec.chain.genesis}
     ids |= {"dataset.tokenizer": data.tokenizer, "dataset.heldout_shard": data.heldout_shard}
     return {
         **{name: is_hash(value) for name, value in ids.items()},
+        **{name: value > 0 for name, value in sizes.items() if type(value) in (int, float)},
+        **{name: value >= 0 for name, value in asdict(spec.inner).items() if name not in sizes},
         "dataset.train_shards": bool(data.train_shards) and all(is_hash(shard) for shard in data.train_shards),
         "dataset.max_blob_bytes": data.max_blob_bytes > 0,
         f"piece_bytes (not in [{MIN_PIECE_BYTES}, {MAX_PIECE_BYTES}])": MIN_PIECE_BYTES

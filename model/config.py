@@ -46,18 +46,31 @@ class InnerConfig:
     sequence_tokens: int = 128
 
 
+CODECS = {
+    "covenant": "top-64 of 4096, 2-bit values, 12-bit indices, mean over the roster: the paper's rule",
+    "topk2": "the same update as covenant, bit for bit; the indices of a chunk coded as one number",
+    "row1": "the largest of each 64, its sign, a scale a chunk; mean over the roster",
+    "templar": "top-64 of 4096, 12-bit indices, four levels a tensor, mean over the senders of a coordinate",
+}
+COMBINATIONS = ("roster", "senders")
+
 SCHEDULE = ("peak_learning_rate", "decay_steps", "final_learning_rate_ratio", "gradient_clip")
 """Settings of InnerConfig that a run may change in mid-run: the optimiser's own state does not depend on them."""
 
 
 @dataclass(frozen=True)
 class CompressionConfig:
-    """SparseLoCo (arXiv 2508.15706, 2603.08163): selection, quantisation, error feedback, outer step."""
+    """SparseLoCo (arXiv 2508.15706, 2603.08163): selection, quantisation, error feedback, outer step.
 
-    codec: str = "topk2-plain"  # top-64 of 4096, 12-bit indices, 2-bit values
+    `row1` keeps the largest of each group of chunk / kept_per_chunk values: 64 of 64, or 128, 32, 16 a chunk for
+    groups of 32, 128, 256.
+    """
+
+    codec: str = "covenant"
     chunk: int = 4096
     kept_per_chunk: int = 64
     error_feedback_decay: float = 0.95
+    combination: str = ""  # "roster" or "senders": what a coordinate's sum is divided by; "": the codec's own
 
 
 @dataclass(frozen=True)

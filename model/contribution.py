@@ -2,31 +2,34 @@
 
     magic "covncont" · version u16 · codec id u16 · zero u32 · run id 32 · round u64 · base state hash 32 ·
     layout hash 32 · hotkey 32                                                        152 bytes, little-endian
-    scale codes      one byte a chunk
-    indices          12 bits a kept value, ascending in each chunk
-    value codes      2 bits a kept value
+    scales · indices · value codes                                                    as the codec has them
+
+    codec     id  scales                      indices                          value codes
+    covenant   1  a byte a chunk              12 bits an entry                 2 bits an entry
+    row1       2  a byte a chunk              log2(chunk / k) bits a row       a bit a row
+    topk2      3  a byte a chunk              a number a chunk (`combinadic`)  2 bits an entry
+    templar    4  four fp32 levels a tensor   12 bits an entry                 2 bits an entry
 
 Sections hold all chunks in layout order and start at whole bytes. There is no table: all lengths follow from the
-layout, so the size of a valid file is known before it is opened. The codec cannot express NaN or infinity.
+layout, so the size of a valid file is known before it is opened. Entries are sent in ascending order; rows of a chunk
+that are all padding are sent as zeros. No codec can express NaN or infinity.
 """
 
 import struct
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from model import indexcodec
 from model.atomicfile import replacing
 from model.errors import ContributionError
 from model.layout import Layout
-from model.quantize import LARGEST_SCALE_CODE
 from model.regularfile import Unreadable, fill, opened
-from model.sparse import Sparse
+from model.rules import rule_of
+from model.sections import Section
+from model.sparse import Sparse, bands
 
 MAGIC = b"covncont"
 VERSION = 1
-CODEC_IDS = {"topk2-plain": 1}
 _HEADER = struct.Struct("<8sHHI32sQ32s32s32s")
 HEADER_BYTES = _HEADER.size
 
@@ -51,10 +54,14 @@ class Expected:
     hotkey: str | None
 
 
+def _sections(layout: Layout) -> tuple[Section, Section, Section]:
+    rule = rule_of(layout.compression)
+    return rule.scales, rule.indices, rule.codes
+
+
 def body_bytes(layout: Layout) -> int:
     """The size of the three sections."""
-    entries = layout.entries
-    return layout.chunks + indexcodec.packed12_bytes(entries) + indexcodec.packed2_bytes(entries)
+    return sum(section.size(layout) for section in _sections(layout))
 
 
 def file_bytes(layout: Layout) -> int:
@@ -64,61 +71,48 @@ def file_bytes(layout: Layout) -> int:
 
 def encode_body(layout: Layout, sparse: Sparse) -> bytes:
     """The three sections; deterministic."""
-    present = layout.present
-    indices = sparse.indices[present].numpy().astype(np.uint16)
-    codes = sparse.codes[present].numpy()
-    packed = (sparse.scales.numpy(), indexcodec.pack12(indices), indexcodec.pack2(codes))
-    return b"".join(section.tobytes() for section in packed)
+    parts = zip(_sections(layout), (sparse.scales, sparse.indices, sparse.codes), strict=True)
+    return b"".join(section.write(layout, part).tobytes() for section, part in parts)
 
 
-def decode_body(layout: Layout, body: bytes) -> Sparse:
+def decode_body(layout: Layout, body: bytes | memoryview) -> Sparse:
     """The inverse of `encode_body`, hostile input welcome. Raises ContributionError."""
     if len(body) != body_bytes(layout):
         raise ContributionError(f"sections of {len(body)} bytes, the layout needs {body_bytes(layout)}")
-    data = np.frombuffer(body, dtype=np.uint8)
-    entries = layout.entries
-    indices_end = layout.chunks + indexcodec.packed12_bytes(entries)
+    data, parts, start = np.frombuffer(body, dtype=np.uint8), [], 0
     try:
-        indices = indexcodec.unpack12(data[layout.chunks : indices_end], entries)
-        codes = indexcodec.unpack2(data[indices_end:], entries)
+        for section in _sections(layout):
+            stop = start + section.size(layout)
+            parts.append(section.read(layout, data[start:stop]))
+            start = stop
     except ValueError as error:
         raise ContributionError(str(error)) from error
-    scales = torch.from_numpy(data[: layout.chunks].copy())
-    sparse = Sparse(scales, _rectangle(layout, indices.astype(np.int16)), _rectangle(layout, codes))
+    sparse = Sparse(*parts)
     _check(layout, sparse)
     return sparse
 
 
-def _rectangle(layout: Layout, values: np.ndarray[tuple[int], np.dtype[np.generic]]) -> torch.Tensor:
-    flat = torch.from_numpy(values)
-    rectangle = torch.zeros(layout.chunks, layout.k, dtype=flat.dtype)
-    rectangle[layout.present] = flat
-    return rectangle
-
-
 def _check(layout: Layout, sparse: Sparse) -> None:
-    if int(sparse.scales.max()) > LARGEST_SCALE_CODE:
-        raise ContributionError("reserved scale code")
-    if sparse.codes[sparse.scales == 0].any():
-        raise ContributionError("value codes in a chunk of scale zero")
-    present = layout.present
-    rising = sparse.indices[:, 1:] > sparse.indices[:, :-1]
-    if not (rising | ~present[:, 1:]).all():
-        raise ContributionError("indices do not ascend")
-    if int(sparse.indices.max()) >= layout.chunk:
-        raise ContributionError("index beyond the chunk")
-    for group in (group for group in layout.groups if group.padded):
-        rows = slice(group.first, group.stop)
-        if (group.positions(sparse.indices[rows].long()) < 0)[present[rows]].any():
-            raise ContributionError(f"padding of {group.name} is selected")
+    """What concerns several sections, or all indices, band by band."""
+    for band in bands(layout):
+        indices, codes = sparse.indices[band.rows], sparse.codes[band.rows]
+        if sparse.scales.dim() == 1 and codes[sparse.scales[band.rows] == 0].any():
+            raise ContributionError("value codes in a chunk of scale zero")
+        rising = indices[:, 1:] > indices[:, :-1]
+        if not (rising if band.present is None else rising | ~band.present[:, 1:]).all():
+            raise ContributionError("indices do not ascend")
+        if int(indices.max()) >= layout.chunk:
+            raise ContributionError("index beyond the chunk")
+        if band.present is not None and (band.group.places(indices.int()) < 0)[band.present].any():
+            raise ContributionError(f"padding of {band.group.name} is selected")
 
 
-def write(path: str, layout: Layout, header: Header, codec: str, sparse: Sparse) -> int:
+def write(path: str, layout: Layout, header: Header, sparse: Sparse) -> int:
     """Write a whole file or none; returns its size. Raises OSError."""
     packed = _HEADER.pack(
         MAGIC,
         VERSION,
-        CODEC_IDS[codec],
+        rule_of(layout.compression).codec_id,
         0,
         bytes.fromhex(header.run_id),
         header.round,
@@ -130,33 +124,34 @@ def write(path: str, layout: Layout, header: Header, codec: str, sparse: Sparse)
         return file.write(packed) + file.write(encode_body(layout, sparse))
 
 
-def read(path: str, layout: Layout, codec: str, expected: Expected) -> Sparse:
+def read(path: str, layout: Layout, expected: Expected) -> Sparse:
     """A file that may come from anyone. Raises ContributionError, also when it cannot be read."""
     try:
         data = _read_exactly(path, file_bytes(layout))
-        _check_header(data[:HEADER_BYTES], layout, codec, expected)
-        return decode_body(layout, data[HEADER_BYTES:])
+        _check_header(data, layout, expected)
+        return decode_body(layout, memoryview(data)[HEADER_BYTES:])
     except Unreadable as error:
         raise ContributionError(str(error), path) from error
     except ContributionError as error:
         raise ContributionError(error.reason, path) from error
 
 
-def _read_exactly(path: str, wanted_bytes: int) -> bytes:
+def _read_exactly(path: str, wanted_bytes: int) -> bytearray:
     with opened(path) as (file, size):
         if size != wanted_bytes:
             raise ContributionError(f"{size} bytes, a valid one has {wanted_bytes}")
         data = bytearray(wanted_bytes)
         fill(file, memoryview(data))
-    return bytes(data)
+    return data
 
 
-def _check_header(packed: bytes, layout: Layout, codec: str, expected: Expected) -> None:
-    magic, version, codec_id, zero, run_id, round_, base, layout_hash, hotkey = _HEADER.unpack(packed)
+def _check_header(packed: bytearray, layout: Layout, expected: Expected) -> None:
+    magic, version, codec_id, zero, run_id, round_, base, layout_hash, hotkey = _HEADER.unpack_from(packed)
     if magic != MAGIC or version != VERSION or zero:
         raise ContributionError("not a contribution of a version known here")
-    if codec_id != CODEC_IDS[codec]:
-        raise ContributionError(f"codec id {codec_id}, the run's is {CODEC_IDS[codec]}")
+    own_id = rule_of(layout.compression).codec_id
+    if codec_id != own_id:
+        raise ContributionError(f"codec id {codec_id}, the run's is {own_id}")
     if round_ != expected.round:
         raise ContributionError(f"of round {round_}, not {expected.round}")
     for field, got, wanted in (

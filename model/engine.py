@@ -128,5 +128,5 @@ def _read_roster(session: Session, request: m.Advance) -> list[Sparse]:
     roster = []
     for path, hotkey in zip(request.contributions, request.hotkeys, strict=True):
         expected = Expected(session.config.run_id, request.round, request.base_state_hash, hotkey)
-        roster.append(contribution.read(path, session.layout, session.codec, expected))
+        roster.append(contribution.read(path, session.layout, expected))
     return roster

@@ -1,4 +1,4 @@
-"""Packing of 12-bit indices and 2-bit codes, least significant bits first; plain, vectorised, exact."""
+"""Packing of 12-bit indices, 2-bit codes and columns of 1 to 8 bits, lowest bits first; vectorised, exact."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,37 @@ def unpack2(packed: Bytes, count: int) -> Bytes:
     _check(packed, packed2_bytes(count), unused_bits=-2 * count % 8)
     codes: Bytes = (packed[:, None] >> _SHIFTS) & np.uint8(3)
     return codes.reshape(-1)[:count]
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    return (bits * count + 7) // 8
+
+
+def pack(values: Bytes, bits: int) -> Bytes:
+    """uint8 [n] below 2^bits, bits 1..8 -> uint8 [ceil(bits n / 8)]; eight values take `bits` bytes, unused bits 0."""
+    words = np.zeros((-(-len(values) // 8), 8), dtype=np.uint8)
+    words.reshape(-1)[: len(values)] = values
+    packed = words[:, 0].astype("<u8")
+    for place in range(1, 8):
+        packed |= words[:, place].astype("<u8") << np.uint64(bits * place)
+    octets = np.ascontiguousarray(packed.view(np.uint8).reshape(-1, 8)[:, :bits])
+    return octets.reshape(-1)[: packed_bytes(len(values), bits)]
+
+
+def unpack(packed: Bytes, count: int, bits: int) -> Bytes:
+    """The inverse of `pack`. Raises ValueError on a wrong length or set unused bits."""
+    _check(packed, packed_bytes(count, bits), unused_bits=-bits * count % 8)
+    octets = np.zeros((-(-count // 8), 8), dtype=np.uint8)
+    whole = len(packed) // bits
+    octets[:whole, :bits] = packed[: whole * bits].reshape(-1, bits)
+    if whole < len(octets):
+        octets[whole, : len(packed) - whole * bits] = packed[whole * bits :]
+    words = octets.view("<u8")[:, 0]
+    values = np.empty((len(octets), 8), dtype=np.uint8)
+    mask = np.uint64((1 << bits) - 1)
+    for place in range(8):
+        values[:, place] = (words >> np.uint64(bits * place)) & mask
+    return values.reshape(-1)[:count]
 
 
 def _check(packed: Bytes, wanted_bytes: int, unused_bits: int) -> None:

@@ -4,24 +4,24 @@ import math
 
 import torch
 
-from model import contribution, quantize
+from model import contribution
 from model.contribution import Expected
 from model.data import assigned_sequences, unassigned_sequences
 from model.errors import ContributionError, InputError
 from model.evaluate import mean_loss
 from model.messages import Check, Checked, Evaluate, Evaluated, Score, Scored
 from model.session import Session, check_hex32
-from model.sparse import subtract_
+from model.sparse import subtract_, total_norm
 
 
 def check(session: Session, request: Check) -> Checked:
     """The fast checks. A bad contribution is an answer, not an error."""
     expected = Expected(session.config.run_id, request.round, request.base_state_hash, request.hotkey)
     try:
-        sparse = contribution.read(request.path, session.layout, session.codec, expected)
+        sparse = contribution.read(request.path, session.layout, expected)
     except ContributionError as error:
         return Checked(False, error.reason, 0.0)
-    return Checked(True, "", quantize.norm(sparse.scales, sparse.codes, session.layout.present))
+    return Checked(True, "", total_norm(session.layout, sparse))
 
 
 def evaluate(session: Session, request: Evaluate) -> Evaluated:
@@ -76,7 +76,7 @@ class _Judge:
         """θ - scale · the contribution at `path`."""
         session = self.session
         expected = Expected(session.config.run_id, self.request.round, None, None)
-        sparse = contribution.read(path, session.layout, session.codec, expected)
+        sparse = contribution.read(path, session.layout, expected)
         theta = session.theta.clone()
         subtract_(theta, session.layout, sparse, torch.tensor(self.request.scale, dtype=torch.float32))
         return theta

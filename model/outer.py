@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
 
-from model.aggregate import combine
+from model.aggregate import clipping, combine
 from model.layout import Layout
 from model.sparse import Sparse
 
@@ -18,14 +19,30 @@ class OuterStep:
     clipped: int  # (contribution, tensor) pairs
 
 
-def outer_step(layout: Layout, theta: Tensor, roster: Sequence[Sparse], alpha: float) -> OuterStep:
-    """`theta` fp32 [P] is not changed. α is rounded to fp32; a product and a difference, each rounded, no more.
+def outer_step(
+    layout: Layout,
+    theta: Tensor,
+    roster: Sequence[Sparse],
+    alpha: float,
+    weights: Sequence[float] | None = None,
+    out: Tensor | None = None,
+) -> OuterStep:
+    """`theta` fp32 [P] is not changed unless it is `out`, too, which then is the new θ. α is rounded to fp32; a
+    product and a difference, each rounded, no more. `weights`: see `aggregate.combine`.
 
     An empty roster (a void round) returns `theta` itself.
     """
     if not roster:
         return OuterStep(theta, 0.0, 0)
-    combined = combine(layout, roster)
-    step = combined.update.mul_(torch.tensor(alpha, dtype=torch.float32))
-    norm = float(torch.linalg.vector_norm(step, dtype=torch.float64))
-    return OuterStep(torch.sub(theta, step, out=step), norm, combined.clipped)
+    out = torch.empty_like(theta) if out is None else out
+    rate, squares = torch.tensor(alpha, dtype=torch.float32), 0.0
+    clips = clipping(layout, roster)
+    for band, update in combine(layout, roster, clips, weights):
+        squares += float(torch.linalg.vector_norm(update.mul_(rate), dim=1).double().square().sum())
+        step, start = band.group.from_chunks(update), 0
+        for offset, length in band.group.spans:
+            span = slice(offset, offset + length)
+            torch.sub(theta[span], step[start : start + length], out=out[span])
+            start += length
+    clipped = sum(clip is not None for of_group in clips for clip in of_group)
+    return OuterStep(out, sqrt(squares), clipped)

@@ -42,14 +42,20 @@ def _magnitude(code: int, level: float) -> float:
 MAGNITUDES = torch.tensor([[_magnitude(c, 1.0), _magnitude(c, LARGER)] for c in range(256)], dtype=torch.float32)
 """fp32 [256, 2]: the two magnitudes of every scale code."""
 
+_VALUES = torch.cat([MAGNITUDES, -MAGNITUDES], dim=1).view(-1)  # by 4 * scale code + value code
+_VALUES[:4] = 0.0  # not -0
+_VALUES[4 * (LARGEST_SCALE_CODE + 1) :] = 0.0
 
-def quantize(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Finite fp32 [m, k], and bool [m, k] for which of them exist -> scale codes uint8 [m], value codes uint8 [m, k].
+
+def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Finite fp32 [m, k], and bool [m, k] for which of them exist (None: all) -> scale codes uint8 [m], value codes
+    uint8 [m, k].
 
     The scale is the eighth octave of least squared error near the mean magnitude, ties to the smaller. A mean
     magnitude below the smallest scale gives scale code 0 and value codes 0. Sums are folded by halves, each
     addition elementwise, so that neither thread count nor vector width can change a bit.
     """
+    present = torch.ones(values.shape, dtype=torch.bool) if present is None else present
     magnitudes = torch.where(present, values.abs().clamp(max=_CLAMP), 0.0)
     start = _floor_code(_fold(magnitudes) / present.sum(1))
     best, best_error = start, torch.full(start.shape, torch.inf)
@@ -64,22 +70,48 @@ def quantize(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     return scales.to(torch.uint8), torch.where(present & sent.unsqueeze(1), codes, 0).to(torch.uint8)
 
 
-def dequantize(scales: Tensor, codes: Tensor) -> Tensor:
-    """Scale codes uint8 [m], value codes uint8 [m, k] -> fp32 [m, k]."""
-    magnitudes = MAGNITUDES[scales.long()].gather(1, (codes & 1).long())
-    return torch.where(codes >= 2, -magnitudes, magnitudes)
+def quantize_signs(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `quantize`, but every value is sent as ±s: only the sign's bit of a value code is ever set.
+
+    The squared error is least at the scale nearest to the mean magnitude; ties to the smaller.
+    """
+    magnitudes = values.abs().clamp_(max=_CLAMP)
+    negative = values < 0
+    count: Tensor | int = values.shape[1]
+    if present is not None:
+        magnitudes, negative = torch.where(present, magnitudes, 0.0), negative & present
+        count = present.sum(1)
+    mean = _fold(magnitudes) / count
+    below = _floor_code(mean)
+    ends = MAGNITUDES[:, 0]
+    code = below.clamp(1, LARGEST_SCALE_CODE - 1)
+    above = mean > (ends[code] + ends[code + 1]) * 0.5
+    sent = below >= 1
+    scales = torch.where(sent, code + above, 0)
+    codes = (negative & sent.unsqueeze(1)).to(torch.uint8) << 1
+    return scales.to(torch.uint8), codes
 
 
-def norm(scales: Tensor, codes: Tensor, present: Tensor) -> float:
+def dequantize(scales: Tensor, codes: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Scale codes uint8 [m], value codes uint8 [m, k] -> fp32 [m, k]; times fp32 [], rounded once more, if given."""
+    table = _VALUES if factor is None else _VALUES * factor
+    keys = codes.to(torch.int32).add_(scales.to(torch.int32).mul_(4).unsqueeze(1))
+    return torch.index_select(table, 0, keys.view(-1)).view(codes.shape)
+
+
+def norm(scales: Tensor, codes: Tensor, kept: Tensor) -> float:
     """The L2 norm of the decoded values, the same bits everywhere.
 
-    An fp32 sum over a million values depends on how it is split; so the codes are counted as integers, and at most
-    512 products count x magnitude² are summed exactly, rounded once (fsum), in fp64.
+    `kept` int64 [m]: entries of each chunk; other codes are 0. An fp32 sum over a million values depends on how it is
+    split; so the codes are counted as integers, and at most 512 products count x magnitude² are summed exactly,
+    rounded once (fsum), in fp64.
     """
-    key = scales.long().unsqueeze(1) * 2 + (codes & 1).long()
-    counts = torch.bincount(key[present], minlength=512).tolist()
-    table = MAGNITUDES.view(-1).tolist()
-    return sqrt(fsum(count * (magnitude * magnitude) for count, magnitude in zip(counts, table, strict=True)))
+    larger = (codes & 1).sum(1)
+    counts = torch.zeros(256, 2, dtype=torch.int64)
+    counts[:, 1].index_add_(0, scales.int(), larger)
+    counts[:, 0].index_add_(0, scales.int(), kept - larger)
+    pairs = zip(counts.view(-1).tolist(), MAGNITUDES.view(-1).tolist(), strict=True)
+    return sqrt(fsum(count * (magnitude * magnitude) for count, magnitude in pairs if count))
 
 
 def _floor_code(mean: Tensor) -> Tensor:

@@ -49,10 +49,6 @@ class Session:
     behavior: str
     delta: Delta | None = None
 
-    @property
-    def codec(self) -> str:
-        return self.config.compression.codec
-
     def state_hash(self) -> str:
         return statehash.state_hash(self.theta, self.config.piece_bytes)
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from model import contribution, inner, transformer
+from model.compress import compress
 from model.config import SCHEDULE
 from model.data import Permutation
 from model.errors import InputError
 from model.messages import Progress, Seal, Sealed, Train, Trained
 from model.session import Delta, Session, check_hex32
-from model.sparse import Sparse, compress
+from model.sparse import Sparse
 
 PROGRESS_SECONDS = 0.2
 MAX_INNER_STEPS = 1_000_000
@@ -170,4 +171,4 @@ def seal(session: Session, request: Seal) -> Sealed:
 
 def _write(session: Session, request: Seal, path: str, sparse: Sparse) -> int:
     header = contribution.Header(session.config.run_id, request.round, request.base_state_hash, request.hotkey)
-    return contribution.write(path, session.layout, header, session.codec, sparse)
+    return contribution.write(path, session.layout, header, sparse)

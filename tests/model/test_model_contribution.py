@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import contribution
+from model.compress import compress
 from model.config import PRESETS, CompressionConfig
 from model.contribution import HEADER_BYTES, Expected, Header
 from model.errors import ContributionError
 from model.layout import Layout
-from model.sparse import Sparse, compress
+from model.sparse import Sparse
 from model.transformer import parameter_layout
 
-CODEC = "topk2-plain"
-GOLDEN = Path(__file__).parent.parent / "golden" / "contribution-topk2-plain.bin"
+GOLDEN = Path(__file__).parent.parent / "golden" / "contribution-covenant.bin"
 HEADER = Header("01" * 32, 7, "23" * 32, "45" * 32)
 EXPECTED = Expected(HEADER.run_id, HEADER.round, HEADER.base_state_hash, HEADER.hotkey)
 # chunks of 16: two whole blocks, a padded one with 6 valid places, one with 2; a run of 16 + 3
@@ -40,14 +40,14 @@ def assert_equal(one: Sparse, other: Sparse) -> None:
 @pytest.fixture
 def valid(tmp_path: Path) -> bytearray:
     path = tmp_path / "valid"
-    contribution.write(str(path), LAYOUT, HEADER, CODEC, compress(LAYOUT, made_up(LAYOUT.parameters)))
+    contribution.write(str(path), LAYOUT, HEADER, compress(LAYOUT, made_up(LAYOUT.parameters)))
     return bytearray(path.read_bytes())
 
 
 def read_back(tmp_path: Path, data: bytes, expected: Expected = EXPECTED) -> Sparse:
     path = tmp_path / "hostile"
     path.write_bytes(data)
-    return contribution.read(str(path), LAYOUT, CODEC, expected)
+    return contribution.read(str(path), LAYOUT, expected)
 
 
 def test_the_golden_file(tmp_path: Path, valid: bytearray) -> None:
@@ -64,9 +64,9 @@ def test_the_size_is_known_before_and_nano_is_above_120x(tmp_path: Path, valid: 
     nano = Layout.of(parameter_layout(PRESETS["nano"]), CompressionConfig())
     assert 4 * nano.parameters / contribution.file_bytes(nano) > 143
     flat = made_up(nano.parameters)
-    size = contribution.write(str(tmp_path / "nano"), nano, HEADER, CODEC, compress(nano, flat))
+    size = contribution.write(str(tmp_path / "nano"), nano, HEADER, compress(nano, flat))
     assert size == (tmp_path / "nano").stat().st_size == contribution.file_bytes(nano)
-    assert_equal(contribution.read(str(tmp_path / "nano"), nano, CODEC, EXPECTED), compress(nano, flat))
+    assert_equal(contribution.read(str(tmp_path / "nano"), nano, EXPECTED), compress(nano, flat))
 
 
 @settings(max_examples=50, deadline=None)
@@ -153,14 +153,14 @@ def test_wrong_sizes_are_refused_by_size(tmp_path: Path, valid: bytearray) -> No
     with huge.open("wb") as file:
         file.truncate(1 << 40)  # never read, never allocated
     with pytest.raises(ContributionError, match="1099511627776 bytes"):
-        contribution.read(str(huge), LAYOUT, CODEC, EXPECTED)
+        contribution.read(str(huge), LAYOUT, EXPECTED)
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("fifo", ".", "absent", "nul\0byte"):
         with pytest.raises(ContributionError):
-            contribution.read(f"{tmp_path}/{name}", LAYOUT, CODEC, EXPECTED)
+            contribution.read(f"{tmp_path}/{name}", LAYOUT, EXPECTED)
 
 
 def test_what_is_unknown_is_not_compared(tmp_path: Path, valid: bytearray) -> None:
@@ -172,6 +172,6 @@ def test_writing_is_atomic(tmp_path: Path) -> None:
     path = tmp_path / "c"
     path.write_bytes(b"before")
     with pytest.raises(ValueError, match="hexadecimal"):
-        contribution.write(str(path), LAYOUT, Header("zz", 0, "", ""), CODEC, sparse)
+        contribution.write(str(path), LAYOUT, Header("zz", 0, "", ""), sparse)
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]

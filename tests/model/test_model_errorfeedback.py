@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from model import sparse as sparse_module
+from model.compress import compress
 from model.config import CompressionConfig
 from model.errorfeedback import MAX_CLAIMS, ErrorFeedback
 from model.errors import StateError
 from model.layout import Layout
-from model.sparse import Sparse, compress, entries
+from model.sparse import Sparse
 
 RUN = "ab" * 32
 LAYOUT = Layout.of((("w", (70, 130)), ("n", (9,))), CompressionConfig())
@@ -24,11 +26,7 @@ def delta(seed: int) -> torch.Tensor:
 
 
 def dense(sparse: Sparse) -> torch.Tensor:
-    flat = torch.zeros(LAYOUT.parameters)
-    for group in LAYOUT.groups:
-        positions, values = entries(LAYOUT, group, sparse)
-        flat[positions] = values
-    return flat
+    return sparse_module.dense(LAYOUT, sparse)
 
 
 def fresh() -> ErrorFeedback:

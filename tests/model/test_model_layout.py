@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import PRESETS, CompressionConfig
-from model.layout import Layout, Shapes, all_positions
+from model.groups import all_positions
+from model.layout import Layout, Shapes
 from model.transformer import parameter_layout
 
 dimensions = st.lists(st.integers(1, 30), min_size=1, max_size=2).map(tuple)
@@ -61,7 +62,7 @@ def test_nano_wastes_only_the_end_of_the_run() -> None:
 def test_the_hash_depends_on_everything_and_is_fixed() -> None:
     shapes: Shapes = (("a", (5,)), ("w", (8, 8)))
     same = Layout.of(shapes, SMALL).hash
-    assert same == "9cef355bf6cd4e84b365a6a7634959317c867fd15b3e0da12898bb5c1bff9724"
+    assert same == "1baab6baf7f8329eb0188bdf87450053aa10891f296c0d38c1148696b5ef846e"
     others = [
         Layout.of((("a", (5,)), ("v", (8, 8))), SMALL).hash,
         Layout.of((("a", (5,)), ("w", (8, 9))), SMALL).hash,
@@ -80,7 +81,13 @@ def test_the_hash_depends_on_everything_and_is_fixed() -> None:
         ((("a", ()),), SMALL),
         ((("a", (0, 4)),), SMALL),
         ((("a\nb", (4,)),), SMALL),
-        ((("a", (4,)),), CompressionConfig(codec="row1")),
+        ((("a", (4,)),), CompressionConfig(codec="row2")),
+        ((("a", (4,)),), CompressionConfig(combination="median")),
+        ((("a", (4,)),), CompressionConfig(codec="row1", kept_per_chunk=8)),  # rows of 512
+        ((("a", (4,)),), CompressionConfig(codec="row1", kept_per_chunk=63)),
+        ((("a", (4,)),), CompressionConfig(codec="row1", kept_per_chunk=4096)),
+        ((("a", (4,)),), CompressionConfig(codec="row1", chunk=36, kept_per_chunk=6)),
+        ((("a", (4,)),), CompressionConfig(codec="topk2", kept_per_chunk=65)),
         ((("a", (4,)),), CompressionConfig(chunk=4097)),
         ((("a", (4,)),), CompressionConfig(chunk=128 * 128)),
         ((("a", (4,)),), CompressionConfig(chunk=64, kept_per_chunk=65)),
@@ -88,5 +95,5 @@ def test_the_hash_depends_on_everything_and_is_fixed() -> None:
     ],
 )
 def test_what_cannot_be_cut_is_refused(shapes: Shapes, compression: CompressionConfig) -> None:
-    with pytest.raises(ValueError, match=r"cannot|codec|at least"):
+    with pytest.raises(ValueError, match=r"cannot|codec|at least|combination"):
         Layout.of(shapes, compression)

@@ -111,6 +111,11 @@ class MemoryChain:
         with self.lock:
             self._pool.append(_Submission(hotkey, method, args, settle))
 
+    def next_nonce(self, hotkey: str) -> int:
+        """Of an account, the pool included."""
+        with self.lock:
+            return self._nonces.get(hotkey, 0) + sum(one.hotkey == hotkey for one in self._pool)
+
     def state(self, number: int) -> State:
         if number < self.discarded_below:
             raise ChainError(f"State discarded for 0x{self.blocks[number].hash}. Use an archive node.")
@@ -243,6 +248,9 @@ class MemorySubstrate:
     async def estimate_fee(self, call: Any, keypair: Any) -> Balance:
         return Balance.from_rao(0)
 
+    async def account_next_index(self, address: str) -> int:
+        return self._chain.next_nonce(address)
+
     async def submit(self, call: _Composed, keypair: Any, **options: Any) -> ExtrinsicResult:
         assert options["wait_for_inclusion"] and options["wait_for_finalization"] and options["period"] <= 64
         assert len(keypair.sign(b"payload")) == 64
@@ -250,6 +258,8 @@ class MemorySubstrate:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[ExtrinsicResult] = loop.create_future()
         fault = self._chain.faults.popleft() if self._chain.faults else None
+        if options.get("nonce") not in (None, self._chain.next_nonce(keypair.ss58_address)):
+            return ExtrinsicResult(success=False, message="outdated", error=ChainError("outdated", "Stale"))
         if fault is None or fault.kept:
             self._chain.submit(keypair.ss58_address, method, args, lambda result: _settle(loop, done, result))
         if fault is not None:
@@ -283,6 +293,9 @@ def storage_of(chain: MemoryChain, number: int, item: str, params: list[Any]) ->
         chain.state(number)
         return chain.blocks[number].timestamp_ms
     state = chain.state(number)
+    if item == "System.Account":
+        counts = dict.fromkeys(("consumers", "providers", "sufficients"), 0)
+        return {"nonce": state.account(params[0]).nonce, **counts}
     assert not params or params[0] == state.settings.netuid
     if item == "SubtensorModule.Uids":
         return state.uid(params[1])

@@ -111,6 +111,10 @@ class Runtime:
         bounded = self.types.struct("bounded_collections::bounded_vec::BoundedVec", [fields])
         return self.types.struct("pallet_commitments::types::CommitmentInfo", {"fields": bounded})
 
+    def _account_info(self) -> int:
+        counts = {name: self.u32 for name in ("nonce", "consumers", "providers", "sufficients")}
+        return self.types.struct("frame_system::AccountInfo", counts)
+
     def _call(self) -> int:
         u16s = self.types.sequence(self.u16)
         weights = {"netuid": self.u16, "mecid": self.u8, "dests": u16s, "weights": u16s, "version_key": self.u64}
@@ -209,7 +213,10 @@ class Runtime:
         whose = (subnet, (TWOX64, self.account))
         return {
             "Aura": {},
-            "System": {"Events": (DEFAULT, (), events)},
+            "System": {
+                "Events": (DEFAULT, (), events),
+                "Account": (DEFAULT, ((BLAKE128, self.account),), self._account_info()),
+            },
             "Timestamp": {"Now": (DEFAULT, (), self.u64)},
             "SubtensorModule": subtensor,  # type: ignore[dict-item]
             "Commitments": {

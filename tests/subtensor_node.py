@@ -82,7 +82,6 @@ class SubtensorNode:
         self.reached = threading.Event()  # one did
         self.submitted: list[str] = []  # extrinsics that reached us, in hex
         self._bodies: dict[int, _Body] = {}
-        self._nonces: dict[str, int] = {}
         self._storage: dict[int, dict[str, str]] = {}
         self._connections: set[ServerConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,10 +157,10 @@ class SubtensorNode:
         codec = runtime_codec()
         value = codec.decode_extrinsic(data)
         hotkey, nonce = value["address"], value["nonce"]
-        if nonce < self._nonces.get(hotkey, 0):
-            raise RpcError(1010, "Invalid Transaction", "Transaction is outdated")
+        if nonce != self.chain.next_nonce(hotkey):
+            when = "is outdated" if nonce < self.chain.next_nonce(hotkey) else "will be valid in the future"
+            raise RpcError(1010, "Invalid Transaction", f"Transaction {when}")
         self._check_signature(value)
-        self._nonces[hotkey] = nonce + 1
 
         def included(result: ExtrinsicResult) -> None:
             number = int(str(result.extrinsic_id).partition("-")[0])
@@ -193,9 +192,6 @@ class SubtensorNode:
                 return
         raise RpcError(1010, "Invalid Transaction", "Transaction has a bad signature")
 
-    def next_nonce(self, hotkey: str) -> int:
-        return self._nonces.get(hotkey, 0)
-
 
 def _signature(value: Any) -> bytes:
     text = next(iter(value.values())) if isinstance(value, dict) else value
@@ -225,6 +221,8 @@ def _entries(chain: MemoryChain, number: int, body: _Body) -> list[tuple[str, st
     for name in _BY_SUBNET:
         item = f"SubtensorModule.{name}"
         found.append(_entry(item, [netuid], storage_of(chain, number, item, [netuid])))
+    for hotkey in [hotkey for hotkey, _ in state.accounts.items()]:
+        found.append(_entry("System.Account", [hotkey], storage_of(chain, number, "System.Account", [hotkey])))
     for hotkey in hotkeys:
         for item in ("SubtensorModule.Uids", "Commitments.CommitmentOf", "Commitments.UsedSpaceOf"):
             value = storage_of(chain, number, item, [netuid, hotkey])
@@ -313,7 +311,7 @@ class _Session:
             "state_queryStorageAt": lambda keys, at: [
                 {"block": at, "changes": [[key, node.storage(at).get(key)] for key in keys]}
             ],
-            "account_nextIndex": node.next_nonce,
+            "account_nextIndex": chain.next_nonce,
             "state_call": self._runtime_call,
             "chain_subscribeFinalizedHeads": self._subscribe_heads,
             "author_submitAndWatchExtrinsic": self._submit,

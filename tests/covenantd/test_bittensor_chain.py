@@ -23,6 +23,7 @@ GENESIS = {
     "tempo_blocks": 50,
     "neurons": [{"hotkey": VALIDATOR.hotkey, "stake": 10**12}, {"hotkey": MINER.hotkey}],
 }
+WEIGHTS = {"uids": [1], "values": [65535], "version_key": 0}
 LOST = bittensor.ChainError(
     "Connection dropped while an extrinsic submission was in flight; the transaction may already be in the pool"
 )
@@ -81,7 +82,44 @@ async def test_a_lost_submission_that_was_included_is_found_and_not_sent_again(
     assert memory.state(block).commitments.get(VALIDATOR.hotkey).block == block  # type: ignore[union-attr]
 
 
-async def test_a_lost_submission_that_never_arrived_is_sent_again_once_it_cannot_come(
+async def test_a_lost_vote_is_sent_again_at_once_under_its_nonce(memory: MemoryChain, open_chain: OpenChain) -> None:
+    memory.faults += [Fault(LOST, kept=False), Fault(LOST, kept=False)]
+    block = await while_blocks_come(memory, lambda: open_chain().publish_commitment([b"vote"]))
+    assert len(memory.calls) == 1
+    assert block < LIFE_BLOCKS
+
+
+async def test_a_vote_whose_inclusion_nobody_told_is_not_included_twice(
+    memory: MemoryChain, open_chain: OpenChain
+) -> None:
+    memory.finality_blocks = 6  # it is in a block for long before that is final
+    memory.faults.append(Fault(LOST, kept=True))
+    block = await while_blocks_come(memory, lambda: open_chain().publish_commitment([b"vote"]))
+    assert len(memory.calls) == 1
+    assert memory.state(block).commitments.get(VALIDATOR.hotkey).block == block  # type: ignore[union-attr]
+
+
+async def test_a_vote_whose_nonce_another_write_took_gets_a_new_one(memory: MemoryChain, open_chain: OpenChain) -> None:
+    chain, fault = open_chain(), Fault(LOST, kept=False)
+    memory.faults.append(fault)
+    weighed: list[int] = []
+
+    async def both() -> int:
+        async with trio.open_nursery() as nursery:
+
+            async def weigh() -> None:
+                while memory.faults:  # noqa: ASYNC110 - until another thread takes it: the vote is lost
+                    await trio.sleep(0.001)
+                memory.submit(VALIDATOR.hotkey, "set_weights", WEIGHTS, lambda result: weighed.append(1))
+
+            nursery.start_soon(weigh)
+            return await chain.publish_commitment([b"vote"])
+
+    await while_blocks_come(memory, both)
+    assert weighed and sorted(method for _, method, _ in memory.calls) == ["set_commitment", "set_weights"]
+
+
+async def test_lost_weights_that_never_arrived_are_sent_again_once_they_cannot_come(
     memory: MemoryChain, open_chain: OpenChain
 ) -> None:
     memory.faults.append(Fault(LOST, kept=False))

@@ -16,7 +16,6 @@ from covenantd.chain.bittensor.link import Dial, Link, Question, Unreachable
 from covenantd.chain.bittensor.reading import read_block, read_epoch, read_metagraph
 from covenantd.chain.bittensor.signing import SdkSigner
 from covenantd.chain.bittensor.writing import (
-    LIFE_BLOCKS,
     CommitmentWrite,
     Seen,
     WeightsWrite,
@@ -46,8 +45,8 @@ class BittensorChain:
     """Implements `covenantd.chain.protocol.Chain`. The thread starts with the first call; `aclose` ends it.
 
     A read is retried while there is no connection, until `read_seconds` are over. A write is retried until
-    `write_seconds` are over, never while an earlier submission of it may still be included: its fate is read from
-    the finalized state, and one that is not there when it can be included no longer is submitted again.
+    `write_seconds` are over, but included once: its fate is read from the finalized state, and only one that is not
+    there is submitted again, under the same nonce (commitments) or when it can be included no longer (weights).
     """
 
     def __init__(
@@ -205,7 +204,7 @@ class BittensorChain:
             return await self._fate(write, since, 1)
         if isinstance(fate, Unknown):
             logger.warning("fate of %s unknown: %s", write.what, fate.reason)
-        return await self._fate(write, since, LIFE_BLOCKS)
+        return await self._fate(write, since, write.settled_after_blocks)
 
     async def _fate(self, write: Write, since: int, life_blocks: int) -> int | None:
         """The block that the finalized state shows the write in; None once `life_blocks` more are final without."""

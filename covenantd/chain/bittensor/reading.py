@@ -74,6 +74,14 @@ async def read_commitment(connection: Connection, netuid: int, hotkey: str) -> t
     return head, None if fields is None else Commitment(hotkey, _count(record["block"]), fields)
 
 
+async def read_nonce(connection: Connection, address: str, block: int) -> int:
+    """How many extrinsics of the account the blocks up to `block` hold."""
+    import bittensor
+
+    account = await connection.client.query(bittensor.storage.System.Account, [address], block=block)
+    return _count(account["nonce"])
+
+
 async def read_last_update(connection: Connection, netuid: int, hotkey: str) -> tuple[int, int | None]:
     """(the finalized head, the block our weights were last set or committed at there; None: not registered)."""
     import bittensor

@@ -6,12 +6,13 @@ from typing import Any
 
 from covenantd.chain.bittensor.fate import Fate, Unknown, judge
 from covenantd.chain.bittensor.link import Connection
-from covenantd.chain.bittensor.reading import raw_fields, read_commitment, read_last_update
+from covenantd.chain.bittensor.reading import raw_fields, read_commitment, read_last_update, read_nonce
 from covenantd.chain.bittensor.signing import SdkSigner
 from covenantd.errors import ChainRefused
 
 LIFE_BLOCKS = 16
-"""A signed write can be included for so many blocks after the finalized head it was signed at: a power of 2."""
+"""Weights can be included for so many blocks after the finalized head they were signed at: a power of 2."""
+_COMMITMENT_LIFE_BLOCKS = 64  # votes are to get into blocks while finality stalls
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,49 @@ class Seen:
     block: int | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class CommitmentWrite:
+    """A vote cannot wait until a lost one has expired. It is sent again under the same nonce, of which the chain
+    includes one extrinsic at most, until the finalized state shows it, or another under its nonce."""
+
     netuid: int
     signer: SdkSigner
     fields: tuple[bytes, ...]
+    nonce: int | None = None
     what: str = "set_commitment"
+    settled_after_blocks: int = 1
 
     async def submit(self, connection: Connection) -> Fate:
         import bittensor
 
         call = bittensor.calls.Commitments.set_commitment(netuid=self.netuid, info=raw_fields(self.fields))
-        submission = connection.client.submit_call(call, self.signer, signer="hotkey", period=LIFE_BLOCKS)
-        return await _submitted(submission, self.signer)
+        return await _submitted(self._send(connection, call), self.signer)
+
+    async def _send(self, connection: Connection, call: Any) -> Any:
+        composed = await connection.substrate.compose(call)
+        if self.nonce is None:
+            self.nonce = await connection.substrate.account_next_index(self.signer.ss58_address)
+        result = await connection.substrate.submit(
+            composed,
+            self.signer,
+            nonce=self.nonce,
+            period=_COMMITMENT_LIFE_BLOCKS,
+            wait_for_inclusion=True,
+            wait_for_finalization=True,
+        )
+        if getattr(result.error, "name", None) == "Future":
+            self.nonce = None  # whatever had the nonces before it was lost
+        return result
 
     async def seen(self, connection: Connection, since: int) -> Seen:
         """What already says the same needs no second write, whenever it was written: a write costs quota."""
-        head, commitment = await read_commitment(connection, self.netuid, self.signer.ss58_address)
-        same = commitment is not None and commitment.fields == self.fields
-        return Seen(head, commitment.block if same and commitment is not None else None)
+        address = self.signer.ss58_address
+        head, commitment = await read_commitment(connection, self.netuid, address)
+        if commitment is not None and commitment.fields == self.fields:
+            return Seen(head, commitment.block)
+        if self.nonce is not None and await read_nonce(connection, address, head) > self.nonce:
+            self.nonce = None
+        return Seen(head, None)
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,7 @@ class WeightsWrite:
     weights: Mapping[int, float]
     version_key: int
     what: str = "set_weights"
+    settled_after_blocks: int = LIFE_BLOCKS
 
     async def submit(self, connection: Connection) -> Fate:
         """Plaintext, or sealed until the epoch's end where the subnet says so."""

@@ -81,8 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, metavar="DIR", help="run directory (./covenantd-swarm-TIME)")
     parser.add_argument("--json", action="store_true", help="print summary.json as one line, the last on stdout")
     parser.add_argument("--preset", default="nano", help="model preset (nano)")
-    parser.add_argument("--block-seconds", type=float, default=0.5, metavar="S", help="the ledger's pace (0.5)")
-    parser.add_argument("--alpha", type=float, default=2.0, help="outer learning rate (2.0)")
+    parser.add_argument(
+        "--block-seconds", type=plan.number(0.01, 3600), default=0.5, metavar="S", help="the ledger's pace (0.5)"
+    )
+    parser.add_argument("--alpha", type=plan.number(1e-9, 1e9), default=2.0, help="outer learning rate (2.0)")
     parser.add_argument("--seed", type=int, default=0, help="of the model's initial weights (0)")
     parser.add_argument("--noise-miners", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
 

@@ -20,11 +20,13 @@ from covenantd import runspec
 from covenantd.chain.keys import create_hotkey, load_hotkey
 from covenantd.chain.ledger.client import LedgerChain
 from covenantd.errors import EXIT_OK, ConfigError, CovenantError
+from covenantd.roster import MAX_CONTRIBUTIONS
 from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
 from covenantd.timing import Timing
 from model.config import CompressionConfig, InnerConfig, ModelConfig
 from p2p.blobs import BlobStore
 from p2p.child import Child
+from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 
 BLOBS, SPEC = "blobs", "run.json"
 _GENESIS_SECONDS = 3600.0
@@ -59,11 +61,12 @@ class Pace:
 
 
 def pace(inner_step_seconds: float, load: Load, scoring: Scoring, batch_sequences: int) -> Pace:
-    """`inner_step_seconds`: one step measured alone on one thread. A forward pass is about a third of a step."""
+    """`inner_step_seconds`: one step measured alone on one thread. A forward pass is about a third of a step; scoring
+    takes one set of sequences before and two after for each contribution, and one that all share."""
     step = inner_step_seconds * load.contention
     train = max(_TRAIN_SECONDS, _MARGIN * step)
     steps = max(1, min(_FULL_ROUND_STEPS, int(train / (_MARGIN * step))))
-    forward_passes = 3 * load.miners * math.ceil(scoring.sequences / batch_sequences)
+    forward_passes = (3 * load.miners + 1) * math.ceil(scoring.sequences / batch_sequences)
     certify = max(4.0, _MARGIN * (1.0 + forward_passes * step / 3))
     return Pace(steps, train, max(2.0, 4 * step), certify, max(2.0, 20 * step))
 
@@ -187,14 +190,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner", type=Path, help="hotkey file that signs the run spec; made if absent")
     parser.add_argument("--name", default="covenant", help="the run's name")
     parser.add_argument("--preset", default="nano", help="model preset")
-    parser.add_argument("--netuid", type=int, default=1)
-    parser.add_argument("--miners", type=int, default=4, help="miners expected at the start, all on machines like this")
-    parser.add_argument("--alpha", type=float, default=2.0, help="outer learning rate")
-    parser.add_argument("--roster-size", type=int, default=20)
-    parser.add_argument("--piece-bytes", type=int, default=64 << 10)
-    parser.add_argument("--block-seconds", type=float, default=1.0, help="as the ledger makes them")
-    parser.add_argument("--start-in-seconds", type=float, default=60.0, help="when round 0 begins, from now")
+    parser.add_argument("--netuid", type=whole(0, (1 << 16) - 1), default=1)
+    parser.add_argument(
+        "--miners", type=whole(1, 1 << 16), default=4, help="miners expected at the start, all on machines like this"
+    )
+    parser.add_argument("--alpha", type=number(1e-9, 1e9), default=2.0, help="outer learning rate")
+    parser.add_argument("--roster-size", type=whole(1, MAX_CONTRIBUTIONS), default=20)
+    parser.add_argument("--piece-bytes", type=whole(MIN_PIECE_BYTES, MAX_PIECE_BYTES), default=64 << 10)
+    parser.add_argument("--block-seconds", type=number(0.01, 3600), default=1.0, help="as the ledger makes them")
+    parser.add_argument("--start-in-seconds", type=number(0, 1e9), default=60.0, help="when round 0 begins, from now")
     parser.add_argument("--seed", type=int, default=0)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: an integer in [low, high]."""
+
+    def parse(text: str) -> int:
+        if not text.strip().isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number in [low, high]."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse
 
 
 def main(args: argparse.Namespace) -> int:
@@ -215,7 +246,8 @@ async def _main(args: argparse.Namespace) -> int:
     blobs = adopt(made, BlobStore(args.dir / BLOBS), args.piece_bytes)
     load = Load(miners=args.miners, validators=0, cores=max(1, args.miners))
     paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)
-    when = timing(paced, head.number + math.ceil(args.start_in_seconds / args.block_seconds), args.block_seconds)
+    start = head.number + 1 + math.ceil(args.start_in_seconds / args.block_seconds)
+    when = timing(paced, start, args.block_seconds)
     wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid, owner.hotkey)
     spec = compose(made, blobs, wishes, paced, when, origin.hash)
     runspec.write(args.dir / SPEC, spec, owner)

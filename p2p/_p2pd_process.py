@@ -1,22 +1,19 @@
 """The p2pd process: found in hivemind's wheel, started, watched, and never left behind."""
 
 import contextlib
-import ctypes
 import errno
-import functools
 import importlib.util
 import ipaddress
 import logging
 import os
-import signal
 import socket
-import subprocess
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
+from p2p.child import Child
 from p2p.errors import PortInUse, TransportDied, TransportError
 
 _log = logging.getLogger(__name__)
@@ -24,7 +21,6 @@ _READY_PREFIX = "Peer ID:"
 _MAX_LINE_BYTES = 4096
 _STOP_SECONDS = 2.0
 _DYING_SECONDS = 0.3
-_PR_SET_PDEATHSIG = 1
 
 
 def package_file(relative: str) -> Path:
@@ -66,17 +62,8 @@ class P2pdProcess:
         self._lines: deque[str] = deque(maxlen=5)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            # Popen here and not trio.open_process: that forks in a worker thread, and PDEATHSIG fires when
-            # the *thread* that forked ends.
-            self._popen = subprocess.Popen(
-                [str(package_file("hivemind_cli/p2pd")), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                env=_environment(),
-                start_new_session=True,  # a Ctrl-C in the terminal is for us to handle, in order
-                preexec_fn=functools.partial(_die_with, os.getpid(), _libc().prctl),
-            )
+            command = [str(package_file("hivemind_cli/p2pd")), *arguments]
+            self._child = Child(command, output=write_end, environment=_environment())
         except OSError as error:
             os.close(read_end)
             raise TransportError(f"cannot start p2pd: {error.strerror}") from error
@@ -86,23 +73,23 @@ class P2pdProcess:
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self._child.pid
 
     async def died(self) -> bool:
         """Whether it is gone although nobody stopped it. A dying process closes its sockets first: a moment."""
         if not self._stopping:
             with trio.move_on_after(_DYING_SECONDS, shield=True):
-                await self._exited()
+                await self._child.wait()
                 return True
         return False
 
     def death(self) -> TransportDied:
         said = " | ".join(self._lines) or "nothing"
-        return TransportDied(f"p2pd exited with status {self._popen.poll()}; its last words: {said}")
+        return TransportDied(f"p2pd exited with status {self._child.returncode}; its last words: {said}")
 
     async def watch(self) -> None:
         """Raises TransportDied when the process is gone."""
-        await self._exited()
+        await self._child.wait()
         if not self._stopping:
             raise self.death()
 
@@ -126,35 +113,9 @@ class P2pdProcess:
     async def stop(self) -> None:
         """Ends and reaps it, gently first; works under cancellation."""
         self._stopping = True
+        await self._child.stop(_STOP_SECONDS)
         with trio.CancelScope(shield=True):
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                self._popen.send_signal(number)
-                with trio.move_on_after(_STOP_SECONDS):
-                    await self._exited()
-                    break
             await self._output.aclose()
-
-    async def _exited(self) -> None:
-        if self._popen.poll() is not None:
-            return
-        descriptor = os.pidfd_open(self._popen.pid)
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
-        self._popen.wait()
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _die_with(parent: int, prctl: "ctypes._NamedFuncPointer") -> None:
-    """Runs in the child before exec: killed when we die, also if we already have."""
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _environment() -> dict[str, str]:

@@ -28,7 +28,6 @@ class Child:
         command: Sequence[str],
         *,
         output: IO[bytes] | int | None = None,
-        stdout: IO[bytes] | int | None = None,
         environment: Mapping[str, str] | None = None,
         death_signal: int = signal.SIGKILL,
     ) -> None:
@@ -36,7 +35,7 @@ class Child:
         self._popen = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
-            stdout=output if stdout is None else stdout,
+            stdout=output,
             stderr=output,
             env=None if environment is None else dict(environment),
             start_new_session=True,
@@ -51,10 +50,6 @@ class Child:
     def returncode(self) -> int | None:
         """None while it runs."""
         return self._popen.poll()
-
-    @property
-    def stdout(self) -> IO[bytes] | None:
-        return self._popen.stdout
 
     def send_signal(self, number: int) -> None:
         self._popen.send_signal(number)

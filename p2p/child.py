@@ -28,6 +28,7 @@ class Child:
         command: Sequence[str],
         *,
         output: IO[bytes] | int | None = None,
+        stdout: IO[bytes] | int | None = None,
         environment: Mapping[str, str] | None = None,
         death_signal: int = signal.SIGKILL,
     ) -> None:
@@ -35,7 +36,7 @@ class Child:
         self._popen = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=output if stdout is None else stdout,
             stderr=output,
             env=None if environment is None else dict(environment),
             start_new_session=True,
@@ -50,6 +51,11 @@ class Child:
     def returncode(self) -> int | None:
         """None while it runs."""
         return self._popen.poll()
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """Where `stdout=subprocess.PIPE` asked for one."""
+        return self._popen.stdout
 
     def send_signal(self, number: int) -> None:
         self._popen.send_signal(number)

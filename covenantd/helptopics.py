@@ -25,6 +25,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "install": _guide("install", "install it, run it as a service"),
     "join": _guide("join", "join a run that others started"),
     "swarm": _guide("swarm", "start a private swarm, on one machine or three"),
+    "bittensor": _guide("bittensor", "take part through a Bittensor subnet"),
     "gpu": _guide("gpu", "train on an NVIDIA GPU"),
     "firewall": _guide("firewall", "ports, NAT, port forwards"),
     "bbr": _guide("bbr", "TCP congestion control for long links"),

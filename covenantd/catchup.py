@@ -12,9 +12,10 @@ import trio
 
 from covenantd import gather, revisions
 from covenantd.chain.keys import public_key
+from covenantd.engine import EngineRefused
 from covenantd.gather import Certified
 from covenantd.journal import PastRound
-from covenantd.node import Node
+from covenantd.node import Desynced, Node
 from covenantd.roster import NO_DIGEST
 from covenantd.runspec import Dataset
 from model import messages
@@ -111,13 +112,37 @@ async def _state(node: Node, state_hash: str, seed: Path | None = None) -> Path:
 
 
 async def install(node: Node) -> messages.Loaded:
-    """Load the journal's state into the engine; what does not hash to what it should is repaired first."""
+    """Load the journal's state into the engine; what does not hash to what it should is repaired first. Raises
+    Desynced if that was in vain, or if a token file was damaged: then it is fetched anew by the next catch-up."""
     path = await _state(node, node.journal.memory.state_hash)
-    loaded = await _load(node, path)
-    if loaded.state_hash != node.journal.memory.state_hash:
-        loaded = await _load(node, await _repair(node, path))
+    loaded = await _load_sound(node, path)
+    if loaded is None:
+        loaded = await _load_sound(node, await _repair(node, path))
+    if loaded is None:
+        raise Desynced("θ is damaged again as soon as it is repaired: is the disk or the memory failing?")
     node.contribution_bytes, node.parameters = loaded.contribution_bytes, loaded.parameters
     return loaded
+
+
+async def _load_sound(node: Node, theta: Path) -> messages.Loaded | None:
+    """None if that file is not the journal's θ: torn, not finite, or simply another."""
+    try:
+        loaded = await _load(node, theta)
+    except EngineRefused as refused:
+        if refused.path != str(theta):
+            _drop_damaged_tokens(node, refused)
+            raise
+        log.error("θ on disk cannot be loaded", error=str(refused))
+        return None
+    return loaded if loaded.state_hash == node.journal.memory.state_hash else None
+
+
+def _drop_damaged_tokens(node: Node, refused: EngineRefused) -> None:
+    """Raises Desynced if the refused file was one of the run's token files: nobody else's bytes can be ours."""
+    for blob_id in (*node.spec.dataset.train_shards, node.spec.dataset.heldout_shard):
+        if refused.path and refused.path == str(node.blobs.path(blob_id)):
+            node.blobs.delete(blob_id)
+            raise Desynced(f"tokens on disk are damaged and will be fetched anew: {refused}") from refused
 
 
 async def _repair(node: Node, damaged: Path) -> Path:

@@ -25,7 +25,11 @@ OnProgress = Callable[[messages.Progress], None]
 
 
 class EngineRefused(Exception):
-    """The engine is well, but a file or field it was given is bad."""
+    """The engine is well, but a file or field it was given is bad. `path`: the file, empty if it was none."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def _expected(reply: messages.Message, expect: type[Reply]) -> Reply:
     if isinstance(reply, expect):
         return reply
     if isinstance(reply, messages.Failed) and reply.kind == "input":
-        raise EngineRefused(reply.message)
+        raise EngineRefused(reply.message, reply.path)
     if isinstance(reply, messages.Failed):
         raise EngineError(f"the engine has a bug: {reply.message}")
     raise EngineError(f"the engine answered {type(reply).__name__} instead of {expect.__name__}")

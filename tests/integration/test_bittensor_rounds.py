@@ -60,17 +60,21 @@ async def test_rounds_are_certified_and_survive_a_silent_chain(
     """The chain is away for a minute in the middle of a round: training goes on, and the round ends as any other."""
     monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path / "metadata"))
     names = (*MINERS, *VALIDATORS)
-    async with new_arena(miners=2) as arena, on_bittensor(arena, monkeypatch) as node:
+    async with new_arena(miners=2, inner_steps=40) as arena, on_bittensor(arena, monkeypatch) as node:
         arena.start()
         await arena.ready(*names)
         await arena.play(0, MINERS)
         timing = arena.spec.timing
         await arena.advance_to(timing.start(1))
+        await arena.until(lambda s: all(x.round == 1 and x.inner_step for x in s.values()), *MINERS, what="training")
         node.faults.refuse_handshakes = 10**6
         node.cut_all()
+        before = {name: await arena.status(name) for name in names}
         await trio.sleep(_SILENT_SECONDS)
-        statuses = [await arena.status(name) for name in names]
-        assert all(status is not None for status in statuses), [arena.log(name)[-500:] for name in names]
+        for name in names:
+            now, then = await arena.status(name), before[name]
+            assert now is not None and then is not None, arena.log(name)[-1000:]
+            assert name not in MINERS or now.inner_step > then.inner_step or now.inner_step == 40
         node.faults.refuse_handshakes = 0
         await arena.play(1, MINERS)
         for number in range(2):

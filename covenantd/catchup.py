@@ -106,6 +106,7 @@ async def _jump(node: Node, certified: Certified) -> None:
 async def _state(node: Node, state_hash: str, seed: Path | None = None) -> Path:
     """Raises BlobUnavailable when no connected peer has that θ in time."""
     limit = node.spec.dataset.max_blob_bytes
+    node.traffic.is_state(state_hash)
     return await node.exchange.fetch(
         state_hash, node.holders(), max_bytes=limit, deadline_seconds=_STATE_SECONDS, seed=seed
     )
@@ -216,7 +217,7 @@ async def advance(node: Node, certified: Certified | None, paths: tuple[Path, ..
     if certified:
         await revisions.learn(node, certified.body.changes)
     if theta:
-        await node.exchange.adopt(theta, node.spec.piece_bytes)
+        node.traffic.is_state(await node.exchange.adopt(theta, node.spec.piece_bytes))
     blobs = (certified.digest, *(e.blob_id for e in entries)) if certified else ()
     digest = certified.digest if certified else None
     node.journal.finish_round(PastRound(memory.round, digest, advanced.state_hash, blobs))

@@ -42,6 +42,7 @@ from covenantd.scores import Scores
 from covenantd.specchange import SpecHistory
 from covenantd.status import Status
 from covenantd.stopping import stop_signals
+from covenantd.traffic import Traffic
 from p2p._p2pd import P2pdSettings, open_p2pd
 from p2p.blobs import BlobStore
 from p2p.dht import open_dht
@@ -130,7 +131,8 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         )
         dht.admit = swarm.admit = admission
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
-        exchange = _exchange(swarm, blobs, metrics)
+        traffic = Traffic(spec, metrics)
+        exchange = _exchange(swarm, blobs, metrics, traffic)
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
         keep_rounds(board, config.node.state_directory)
         opened = open_chain(config.chain, spec.chain.netuid, hotkey)
@@ -144,21 +146,21 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
             await nursery.start(swarm.run)
             await operate(operations, {}, None)
         else:
-            await _work(nursery, _compose(operations, spec, hotkey, chain, blobs), operations)
+            await _work(nursery, _compose(operations, spec, hotkey, chain, blobs, traffic), operations)
         nursery.cancel_scope.cancel()
 
 
-def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics) -> Exchange:
+def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics, traffic: Traffic) -> Exchange:
     exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
-    exchange.on_bytes = lambda way, peer, count: metrics.add_network_bytes(
-        "sent" if way == "out" else "received", "contribution", count
-    )
+    exchange.on_bytes = lambda way, peer, blob_id, count: traffic.count(way, blob_id, count)
     exchange.on_violation = lambda peer, reason: metrics.count_rejection("exchange")
     exchange.on_corrupt = lambda blob_id: log.error("a blob on disk is damaged; it is not served", blob_id=blob_id)
     return exchange
 
 
-def _compose(parts: Operations, spec: RunSpec, hotkey: Hotkey, chain: Chain, blobs: BlobStore) -> Node:
+def _compose(
+    parts: Operations, spec: RunSpec, hotkey: Hotkey, chain: Chain, blobs: BlobStore, traffic: Traffic
+) -> Node:
     config = parts.config
     state = config.node.state_directory
     engine = EngineSettings(
@@ -181,11 +183,14 @@ def _compose(parts: Operations, spec: RunSpec, hotkey: Hotkey, chain: Chain, blo
         heads=Heads(),
         board=parts.board,
         metrics=parts.metrics,
+        traffic=traffic,
         staging=state / "staging",
     )
 
 
 async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> None:
+    for past in node.journal.memory.past:
+        node.traffic.is_state(past.state_hash)
     sealed = node.journal.memory.sealed
     if sealed is not None and sealed.round >= node.journal.memory.round:
         node.exchange.withhold(sealed.blob_id)  # commits of its round may still be open

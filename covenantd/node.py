@@ -18,6 +18,7 @@ from covenantd.metrics import Metrics
 from covenantd.roster import OnChainIdentity
 from covenantd.runspec import RunSpec
 from covenantd.specchange import SpecHistory
+from covenantd.traffic import Traffic
 from p2p.blobs import BlobStore
 from p2p.exchange import Exchange
 from p2p.protocols import PeerId
@@ -46,6 +47,7 @@ class Node:
     heads: Heads
     board: StatusBoard
     metrics: Metrics
+    traffic: Traffic
     staging: Path  # the engine writes here; the blob store adopts from here
     parameters: int = 0
     contribution_bytes: int = 0  # the exact size of a valid contribution, as the engine says

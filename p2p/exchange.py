@@ -38,7 +38,7 @@ class Exchange:
         self.store = store
         self.reputation = reputation or Reputation()
         self.on_violation: Callable[[PeerId, str], None] = lambda peer, reason: None
-        self.on_bytes: Callable[[str, PeerId, int], None] = lambda direction, peer, count: None
+        self.on_bytes: Callable[[str, PeerId, str, int], None] = lambda direction, peer, blob_id, count: None
         self.admit: Callable[[PeerId], bool] = lambda peer: True
         self.received_bytes: Counter[PeerId] = Counter()
         self._transport = transport
@@ -47,7 +47,7 @@ class Exchange:
         self._downloads: dict[str, Download] = {}
         settings = settings or ExchangeSettings()
         self._serving = Serving(store, settings, offload, self._notices)
-        self._serving.on_bytes = lambda peer, count: self.on_bytes("out", peer, count)
+        self._serving.on_bytes = lambda peer, blob_id, count: self.on_bytes("out", peer, blob_id, count)
         self._around = Surroundings(
             transport,
             store,
@@ -158,6 +158,6 @@ class Exchange:
         self.reputation.ban(peer, reason)
         self.on_violation(peer, reason)
 
-    def _received(self, peer: PeerId, count: int) -> None:
+    def _received(self, peer: PeerId, blob_id: str, count: int) -> None:
         self.received_bytes[peer] += count
-        self.on_bytes("in", peer, count)
+        self.on_bytes("in", peer, blob_id, count)

@@ -30,7 +30,7 @@ class Surroundings:
     reputation: Reputation
     notify: Callable[[str], None]  # a piece of this blob came in
     on_violation: Callable[[PeerId, str], None]
-    on_received: Callable[[PeerId, int], None]
+    on_received: Callable[[PeerId, str, int], None]  # from whom, of which blob, bytes
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Serving:
         self._budget = ByteBudget(settings.send_budget_bytes)
         self.withheld: set[str] = set()
         self.sent_bytes: Counter[PeerId] = Counter()
-        self.on_bytes: Callable[[PeerId, int], None] = lambda peer, count: None
+        self.on_bytes: Callable[[PeerId, str, int], None] = lambda peer, blob_id, count: None
         self.on_corrupt: Callable[[str], None] = lambda blob_id: None
 
     async def answer(self, stream: Stream) -> None:
@@ -110,7 +110,7 @@ class Serving:
             data = await self._read(blob_id, index, manifest.length(index))
             await send_bytes(stream, data)
         self.sent_bytes[stream.remote] += len(data)
-        self.on_bytes(stream.remote, len(data))
+        self.on_bytes(stream.remote, blob_id, len(data))
         return None
 
     async def _read(self, blob_id: str, index: int, length: int) -> bytes:

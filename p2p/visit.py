@@ -97,7 +97,7 @@ class Visit:
         data = await receive_buffer(stream, length)
         self._asked.popleft()
         self._waiting_since = trio.current_time()
-        filling.around.on_received(self.holder, len(data))
+        filling.around.on_received(self.holder, filling.blob_id, len(data))
         if not data:
             work.schedule.failed(self.holder, piece)
             return

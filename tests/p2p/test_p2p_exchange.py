@@ -139,7 +139,7 @@ async def test_a_holder_that_dies_mid_transfer_is_replaced(swarm, autojump_clock
     blob_id = a.give(content(30))
     b.give(content(30))
 
-    def watch(direction, peer, count):
+    def watch(direction, peer, blob_id, count):
         if peer == "A" and c.exchange.received_bytes["A"] == 3 * PIECE:
             swarm.network.cut("A")
 

@@ -98,7 +98,7 @@ class Chronicle:
         node.board.update(ranking=_ranking(view))
         if neuron is not None:
             weight, best = neuron.incentive / 65535, max(n.incentive for n in view.neurons)
-            score = neuron.incentive / best if best else None
+            score = neuron.incentive / best if best and not node.validates else None
             node.board.update(uid=neuron.uid, weight=weight, score=score)
             node.metrics.weight.set(weight)
             node.metrics.score.set(score or 0)

@@ -61,11 +61,11 @@ async def operate(
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_control, operations.config.control_socket, verbs)
         await nursery.start(_serve_http, operations)
-        nursery.start_soon(notifier.watchdog, operations.health.alive)
         await nursery.start(reload_on_sighup, reload)
         if "drain" in orders and operations.config.node.stop_seconds:
             await nursery.start(drain_on_sigterm, orders["drain"], operations.config.node.stop_seconds, notifier)
         notifier.ready(_line(operations))
+        nursery.start_soon(notifier.watchdog, operations.health.alive)
         try:
             await _pulse(operations, node, heartbeat, notifier)
         finally:

@@ -188,16 +188,18 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", metavar="ROLE", help="miner (the default), validator or bootstrap")
     parser.add_argument("--run-spec", type=Path, metavar="FILE", help="the run to join; copied into DIR")
     parser.add_argument("--bootstrap", action="append", metavar="ADDRESS", help="peer to join through; may be repeated")
-    parser.add_argument("--chain", metavar="ENDPOINT", help="the ledger: tcp://HOST:PORT or unix:///PATH")
+    parser.add_argument("--chain", metavar="ENDPOINT", help="as in [chain] endpoint, e.g. tcp://HOST:PORT or finney")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     _set_argument(parser)
 
 
 def _init(args: Arguments) -> int:
+    from covenantd.chain.bittensor.endpoint import chain_kind
     from covenantd.init import initialise
 
     bootstrap = ",".join(args.bootstrap) if args.bootstrap else None
-    named = {"node.role": args.role, "network.bootstrap": bootstrap, "chain.endpoint": args.chain}
+    kind = None if args.chain is None else chain_kind(args.chain)
+    named = {"node.role": args.role, "network.bootstrap": bootstrap, "chain.endpoint": args.chain, "chain.kind": kind}
     prepared = initialise(args.dir, _flags(args, named), args.run_spec)
     if args.json:
         print(json.dumps(prepared.as_dict()))

@@ -148,5 +148,8 @@ def _next(path: Path, config: Config, hotkey: str) -> tuple[str, ...]:
             steps.append(f"name a peer to join through: bootstrap = [...] under [network] in {path}")
         if config.chain.endpoint == ChainConfig().endpoint:
             steps.append(f"name the run's ledger: endpoint under [chain] in {path}")
-        steps.append(f"have the hotkey {hotkey} registered on the chain: covenantd register --config {quoted}")
+        where = f"covenantd register --config {quoted}"
+        if config.chain.kind == "bittensor":
+            where = "btcli subnets register, where its coldkey is (`covenantd help bittensor`)"
+        steps.append(f"have the hotkey {hotkey} registered on the chain: {where}")
     return (*steps, f"covenantd check-config {quoted}", f"covenantd run --config {quoted}")

@@ -17,8 +17,10 @@ from typing import Any
 import trio
 
 from covenantd import runspec
+from covenantd.chain.bittensor.endpoint import chain_kind
 from covenantd.chain.keys import create_hotkey, load_hotkey
-from covenantd.chain.ledger.client import LedgerChain
+from covenantd.chain.opening import open_chain
+from covenantd.config import ChainConfig
 from covenantd.errors import EXIT_OK, ConfigError, CovenantError
 from covenantd.roster import MAX_CONTRIBUTIONS
 from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
@@ -186,7 +188,7 @@ def compose(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, required=True, help="where run.json and the blobs go")
-    parser.add_argument("--chain", required=True, metavar="ENDPOINT", help="the ledger, e.g. tcp://10.0.0.1:9945")
+    parser.add_argument("--chain", required=True, metavar="ENDPOINT", help="e.g. tcp://10.0.0.1:9945, or finney")
     parser.add_argument("--owner", type=Path, help="hotkey file that signs the run spec; made if absent")
     parser.add_argument("--name", default="covenant", help="the run's name")
     parser.add_argument("--preset", default="nano", help="model preset")
@@ -238,7 +240,7 @@ async def _main(args: argparse.Namespace) -> int:
     args.dir.mkdir(parents=True, exist_ok=True)
     owner_file = args.owner or args.dir / "owner-hotkey.json"
     owner = load_hotkey(owner_file) if owner_file.exists() else create_hotkey(owner_file)
-    chain = LedgerChain(args.chain, args.netuid)
+    chain = open_chain(ChainConfig(chain_kind(args.chain), args.chain), args.netuid)
     origin = await chain.block(0)  # first of all: without a chain the rest would be in vain
     made = await genesis(args.dir / "genesis", args.preset, args.seed, lambda line: print(line, file=sys.stderr))
     head = await chain.block()

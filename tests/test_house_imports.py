@@ -34,7 +34,6 @@ ADAPTERS_AT_HOME = {
     "covenantd/daemon.py": "the composition root of a daemon",
     "covenantd/doctor.py": "composition root of `covenantd doctor`: asks the chain",
     "covenantd/chain/opening.py": "from [chain] to its client: the part of composition that daemon and doctor share",
-    "covenantd/plan.py": "composition root of `covenantd plan`: asks the chain for its origin and head",
     "covenantd/chain/ledger/commands.py": "composition root of `covenantd ledger VERB`",
     "covenantd/local.py": "composition root of `covenantd swarm`: asks the chain for its origin and the weights",
     "covenantd/registration.py": "composition root of `covenantd register`: signs with the node's hotkey",

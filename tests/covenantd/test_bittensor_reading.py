@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covenantd.chain.bittensor.endpoint import bittensor_endpoint_problem, shown
+from covenantd.chain.bittensor.endpoint import bittensor_endpoint_problem, chain_kind, shown
 from covenantd.chain.bittensor.fate import Included, NotTaken, Unknown, judge
 from covenantd.chain.bittensor.reading import parse_fields, raw_fields
 from covenantd.errors import ChainRefused
@@ -75,12 +75,12 @@ def test_fates() -> None:
     "good", ["finney", "test", "local", "ws://127.0.0.1:9944", "wss://node.example/key", "ws://[::1]:9944"]
 )
 def test_good_endpoints(good: str) -> None:
-    assert bittensor_endpoint_problem(good) is None
+    assert bittensor_endpoint_problem(good) is None and chain_kind(good) == "bittensor"
 
 
 @pytest.mark.parametrize("bad", ["", "Finney", "http://x", "ws://", "ws://:1", "wss://a:b", "ws://a b", "ws://[::1"])
 def test_bad_endpoints(bad: str) -> None:
-    assert bittensor_endpoint_problem(bad) is not None
+    assert bittensor_endpoint_problem(bad) is not None and chain_kind(bad) == "ledger"
 
 
 def test_networks_are_the_sdks() -> None:

@@ -22,6 +22,11 @@ def bittensor_endpoint_problem(endpoint: str) -> str | None:
     return None
 
 
+def chain_kind(endpoint: str) -> str:
+    """The `[chain] kind` that an address belongs to; one that is none is the ledger's to refuse."""
+    return "bittensor" if bittensor_endpoint_problem(endpoint) is None else "ledger"
+
+
 def shown(endpoint: str) -> str:
     """For logs and errors: a provider's address may carry a key in its user, path or query."""
     if endpoint in NETWORKS:

@@ -36,7 +36,7 @@ from covenantd.runspec import RunSpec, Scoring
 from covenantd.status import RoundSummary, Status
 from covenantd.stopping import stop_signals
 from covenantd.summary import Summary, summarise, write
-from model.config import InnerConfig
+from model.config import CompressionConfig, InnerConfig
 from p2p.blobs import BlobStore
 from p2p.child import Child
 
@@ -56,6 +56,7 @@ class SwarmOptions:
     alpha: float
     seed: int
     noise_miners: int = 0
+    compression: CompressionConfig = CompressionConfig()
     json: bool = False
 
 
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block-seconds", type=plan.number(0.01, 3600), default=0.5, metavar="S", help="the ledger's pace (0.5)"
     )
     parser.add_argument("--alpha", type=plan.number(1e-9, 1e9), default=2.0, help="outer learning rate (2.0)")
+    parser.add_argument("--codec", type=plan.codec, default=CompressionConfig(), metavar="CODEC", help=plan.CODEC_HELP)
     parser.add_argument("--seed", type=int, default=0, help="of the model's initial weights (0)")
     parser.add_argument("--noise-miners", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
 
@@ -105,6 +107,7 @@ def main(args: argparse.Namespace) -> int:
         preset=args.preset,
         block_seconds=args.block_seconds,
         alpha=args.alpha,
+        compression=args.codec,
         seed=args.seed,
         noise_miners=min(args.noise_miners, args.miners),
         json=args.json,
@@ -197,7 +200,13 @@ async def _lay_out(
     bootstrap, miners, validators = peers
     seed = options.directory / plan.BLOBS
     wishes = plan.Wishes(
-        f"local-{options.preset}", 64 << 10, options.alpha, max(20, options.miners), 1, bootstrap.hotkey.hotkey
+        name=f"local-{options.preset}",
+        piece_bytes=64 << 10,
+        alpha=options.alpha,
+        roster_size=max(20, options.miners),
+        netuid=1,
+        owner=bootstrap.hotkey.hotkey,
+        compression=options.compression,
     )
     blobs = plan.adopt(made, BlobStore(seed), wishes.piece_bytes)
     chain = LedgerChain(endpoint, wishes.netuid)

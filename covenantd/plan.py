@@ -25,12 +25,13 @@ from covenantd.errors import EXIT_OK, ConfigError, CovenantError
 from covenantd.roster import MAX_CONTRIBUTIONS
 from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
 from covenantd.timing import Timing
-from model.config import CompressionConfig, InnerConfig, ModelConfig
+from model.config import CODECS, CompressionConfig, InnerConfig, ModelConfig, compression_named
 from p2p.blobs import BlobStore
 from p2p.child import Child
 from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 
 BLOBS, SPEC = "blobs", "run.json"
+CODEC_HELP = f"what peers send: {', '.join(CODECS)} ({CompressionConfig().codec})"
 _GENESIS_SECONDS = 3600.0
 _STATE_ALLOWANCE_BYTES = 1 << 20
 _FULL_ROUND_STEPS = 30
@@ -159,6 +160,7 @@ class Wishes:
     roster_size: int
     netuid: int
     owner: str  # hotkey, ss58
+    compression: CompressionConfig = CompressionConfig()
 
 
 def compose(
@@ -170,7 +172,7 @@ def compose(
         name=chosen.name,
         model=ModelConfig(**made.data["model"]),
         inner=inner,
-        compression=CompressionConfig(),
+        compression=chosen.compression,
         piece_bytes=chosen.piece_bytes,
         genesis_state=theta,
         dataset=dataset,
@@ -184,6 +186,14 @@ def compose(
         chain=ChainSpec(netuid=chosen.netuid, genesis=chain_genesis),
         owner=chosen.owner,
     )
+
+
+def codec(text: str) -> CompressionConfig:
+    """For --codec."""
+    try:
+        return compression_named(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +211,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--piece-bytes", type=whole(MIN_PIECE_BYTES, MAX_PIECE_BYTES), default=64 << 10)
     parser.add_argument("--block-seconds", type=number(0.01, 3600), default=1.0, help="as the ledger makes them")
     parser.add_argument("--start-in-seconds", type=number(0, 1e9), default=60.0, help="when round 0 begins, from now")
+    parser.add_argument("--codec", type=codec, default=CompressionConfig(), metavar="CODEC", help=CODEC_HELP)
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -250,7 +261,7 @@ async def _main(args: argparse.Namespace) -> int:
     paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)
     start = head.number + 1 + math.ceil(args.start_in_seconds / args.block_seconds)
     when = timing(paced, start, args.block_seconds)
-    wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid, owner.hotkey)
+    wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid, owner.hotkey, args.codec)
     spec = compose(made, blobs, wishes, paced, when, origin.hash)
     runspec.write(args.dir / SPEC, spec, owner)
     print(f"run {spec.run_id[:16]} in {args.dir / SPEC}: {paced.inner_steps} inner steps a round of "

@@ -16,7 +16,7 @@ from blake3 import blake3
 from covenantd.errors import ConfigError
 from covenantd.roster import MAX_CONTRIBUTIONS, is_hash
 from covenantd.timing import Timing
-from model.config import CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
+from model.config import CODECS, COMBINATIONS, CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
 from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 from p2p.protocols import Signer, Verify
 
@@ -214,6 +214,8 @@ def _conditions(spec: RunSpec) -> dict[str, bool]:
         f"piece_bytes (not in [{MIN_PIECE_BYTES}, {MAX_PIECE_BYTES}])": MIN_PIECE_BYTES
         <= spec.piece_bytes
         <= MAX_PIECE_BYTES,
+        "compression.codec": spec.compression.codec in CODECS,
+        "compression.combination": spec.compression.combination in ("", *COMBINATIONS),
         "inner_steps": 0 < spec.inner_steps < 1 << 31,
         "min_inner_steps": 0 <= spec.min_inner_steps <= spec.inner_steps,
         "alpha": 0 < spec.alpha < 1e30,  # a roster holds it as fp32

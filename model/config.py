@@ -73,6 +73,15 @@ class CompressionConfig:
     combination: str = ""  # "roster" or "senders": what a coordinate's sum is divided by; "": the codec's own
 
 
+def compression_named(text: str) -> CompressionConfig:
+    """A codec's name, or `row1:128` for another length of row than 64. Raises ValueError."""
+    codec, colon, row = text.partition(":")
+    if codec not in CODECS or (colon and (codec != "row1" or row not in ("32", "64", "128", "256"))):
+        raise ValueError(f"{text!r} is none of {', '.join(CODECS)} (row1:32, row1:128 and row1:256 are possible)")
+    chosen = CompressionConfig(codec)
+    return replace(chosen, kept_per_chunk=chosen.chunk // int(row)) if colon else chosen
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """What an engine must know of a run; equal on every peer, because it is part of the run spec."""

@@ -107,9 +107,9 @@ def _check(layout: Layout, sparse: Sparse) -> None:
             raise ContributionError(f"padding of {band.group.name} is selected")
 
 
-def write(path: str, layout: Layout, header: Header, sparse: Sparse) -> int:
-    """Write a whole file or none; returns its size. Raises OSError."""
-    packed = _HEADER.pack(
+def pack_header(layout: Layout, header: Header) -> bytes:
+    """Raises ValueError if a field is not hexadecimal."""
+    return _HEADER.pack(
         MAGIC,
         VERSION,
         rule_of(layout.compression).codec_id,
@@ -120,6 +120,11 @@ def write(path: str, layout: Layout, header: Header, sparse: Sparse) -> int:
         bytes.fromhex(layout.hash),
         bytes.fromhex(header.hotkey),
     )
+
+
+def write(path: str, layout: Layout, header: Header, sparse: Sparse) -> int:
+    """Write a whole file or none; returns its size. Raises OSError."""
+    packed = pack_header(layout, header)
     with replacing(path) as file:
         return file.write(packed) + file.write(encode_body(layout, sparse))
 
@@ -127,25 +132,34 @@ def write(path: str, layout: Layout, header: Header, sparse: Sparse) -> int:
 def read(path: str, layout: Layout, expected: Expected) -> Sparse:
     """A file that may come from anyone. Raises ContributionError, also when it cannot be read."""
     try:
-        data = _read_exactly(path, file_bytes(layout))
-        _check_header(data, layout, expected)
-        return decode_body(layout, memoryview(data)[HEADER_BYTES:])
+        return parse(_read_exactly(path, layout), layout, expected)
     except Unreadable as error:
         raise ContributionError(str(error), path) from error
     except ContributionError as error:
         raise ContributionError(error.reason, path) from error
 
 
-def _read_exactly(path: str, wanted_bytes: int) -> bytearray:
+def parse(data: bytes | bytearray, layout: Layout, expected: Expected) -> Sparse:
+    """A whole file's bytes. Raises ContributionError."""
+    _check_size(len(data), layout)
+    _check_header(data, layout, expected)
+    return decode_body(layout, memoryview(data)[HEADER_BYTES:])
+
+
+def _check_size(found_bytes: int, layout: Layout) -> None:
+    if found_bytes != file_bytes(layout):
+        raise ContributionError(f"{found_bytes} bytes, a valid one has {file_bytes(layout)}")
+
+
+def _read_exactly(path: str, layout: Layout) -> bytearray:
     with opened(path) as (file, size):
-        if size != wanted_bytes:
-            raise ContributionError(f"{size} bytes, a valid one has {wanted_bytes}")
-        data = bytearray(wanted_bytes)
+        _check_size(size, layout)  # before anything of that size is allocated
+        data = bytearray(size)
         fill(file, memoryview(data))
     return data
 
 
-def _check_header(packed: bytearray, layout: Layout, expected: Expected) -> None:
+def _check_header(packed: bytes | bytearray, layout: Layout, expected: Expected) -> None:
     magic, version, codec_id, zero, run_id, round_, base, layout_hash, hotkey = _HEADER.unpack_from(packed)
     if magic != MAGIC or version != VERSION or zero:
         raise ContributionError("not a contribution of a version known here")

@@ -9,6 +9,7 @@ each row of chunk / k values that is not all padding where one of a row is (`row
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import isqrt
 
 import torch
@@ -56,25 +57,19 @@ class Layout:
     def chunks(self) -> int:
         return len(self.kept)
 
-    @property
+    @cached_property
     def entries(self) -> int:
         """Kept values of a contribution."""
         return int(self.kept.sum())
 
-    @property
+    @cached_property
     def present(self) -> Tensor:
         """bool [chunks, k]: which places of a rectangle of entries are used."""
-        masks = ((group, self.present_in(group)) for group in self.groups)
-        return torch.cat([_whole(group, self.k) if mask is None else mask for group, mask in masks])
+        return torch.cat([_present(group, self.compression, self.kept) for group in self.groups])
 
     def present_in(self, group: Group) -> Tensor | None:
         """bool [stop - first, k] of a group or a band of one; None if all are used."""
-        if not group.padded:
-            return None
-        if self.compression.codec == "row1":  # a row's first place is padding only if all of it is
-            heads = torch.arange(0, self.chunk, self.chunk // self.k)
-            return group.places(heads.expand(group.stop - group.first, self.k)) >= 0
-        return torch.arange(self.k) < self.kept[group.first : group.stop].unsqueeze(1)
+        return self.present[group.first : group.stop] if group.padded else None
 
     def to_chunks(self, flat: Tensor) -> Tensor:
         """fp32 [P] -> fp32 [chunks, chunk]; padding is 0."""
@@ -127,17 +122,21 @@ def _groups(shapes: Shapes, chunk: int) -> tuple[tuple[Group, ...], int]:
     return tuple(groups), offset
 
 
-def _whole(group: Group, k: int) -> Tensor:
-    return torch.ones(group.stop - group.first, k, dtype=torch.bool)
+def _present(group: Group, compression: CompressionConfig, kept: Tensor) -> Tensor:
+    chunk, k, count = compression.chunk, compression.kept_per_chunk, group.stop - group.first
+    if not group.padded:
+        return torch.ones(count, k, dtype=torch.bool)
+    if compression.codec != "row1":
+        return torch.arange(k) < kept[group.first : group.stop].unsqueeze(1)
+    heads = torch.arange(0, chunk, chunk // k)  # a row's first place is padding only if all of it is
+    return torch.cat([band.places(heads.expand(band.stop - band.first, k)) >= 0 for band in group.bands(1024)])
 
 
 def _kept_in(group: Group, compression: CompressionConfig) -> Tensor:
     """int64 [stop - first]."""
-    chunk, k = compression.chunk, compression.kept_per_chunk
-    if compression.codec != "row1" or not group.padded:
-        return _valid_counts(group, chunk).clamp(max=k)
-    heads = torch.arange(0, chunk, chunk // k)
-    return torch.cat([(band.places(heads.expand(band.stop - band.first, k)) >= 0).sum(1) for band in group.bands(1024)])
+    if compression.codec == "row1" and group.padded:
+        return _present(group, compression, torch.empty(0)).sum(1)
+    return _valid_counts(group, compression.chunk).clamp(max=compression.kept_per_chunk)
 
 
 def _valid_counts(group: Group, chunk: int) -> Tensor:

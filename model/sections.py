@@ -142,9 +142,9 @@ def _clear_absent(layout: Layout, read: Tensor, cleared: Tensor) -> None:
         present = layout.present_in(group)
         if present is not None:
             span = slice(group.first, group.stop)
-            if read[span][~present].any():
+            if (read[span] > present * 255).any():
                 raise ValueError(f"bits of absent rows of {group.name} are set")
-            cleared[span][~present] = 0
+            cleared[span].masked_fill_(~present, 0)
 
 
 SIGNS = Section(

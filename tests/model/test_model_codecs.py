@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model import contribution, sections, statehash
 from model.compress import compress
-from model.config import CODECS, PRESETS, CompressionConfig
+from model.config import CODECS, PRESETS, CompressionConfig, compression_named
 from model.contribution import HEADER_BYTES, Expected, Header
 from model.errors import ContributionError
 from model.layout import Layout
@@ -246,3 +246,23 @@ def test_in_place_is_the_same_step() -> None:
     again = outer_step(layout, theta, roster, 0.5, out=theta)
     assert again.theta is theta
     assert torch.equal(theta, fresh)
+
+
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [
+        ("covenant", CompressionConfig()),
+        ("row1", CompressionConfig("row1")),
+        ("row1:32", CompressionConfig("row1", kept_per_chunk=128)),
+        ("row1:256", CompressionConfig("row1", kept_per_chunk=16)),
+    ],
+)
+def test_names_of_codecs(text: str, config: CompressionConfig) -> None:
+    assert compression_named(text) == config
+    Layout.of(SHAPES, config)
+
+
+@pytest.mark.parametrize("text", ["", "row2", "row1:", "row1:8", "row1:63", "topk2:64"])
+def test_names_that_are_no_codecs(text: str) -> None:
+    with pytest.raises(ValueError, match="none of"):
+        compression_named(text)

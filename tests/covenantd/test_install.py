@@ -48,6 +48,7 @@ class Place:
                 exchange=self,
                 engine=self,
                 holders=lambda: lambda: [],
+                traffic=SimpleNamespace(is_state=lambda blob_id: None),
                 history=SimpleNamespace(genesis=SPEC),
                 staging=directory / "staging",
                 journal=SimpleNamespace(memory=SimpleNamespace(round=3, state_hash=self.ids["theta"])),

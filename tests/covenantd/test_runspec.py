@@ -17,7 +17,9 @@ from covenantd.timing import Timing
 from model.config import TrainingConfig
 
 OWNER = Hotkey.from_uri("//Alice")
-GOLDEN_RUN_ID = "6ea880c80093d4d0ef968cc02770682a994d7426c64b2c414ea9ae3e88c041de"
+GOLDEN_RUN_ID = (
+    "46657909749422a72eff510cbf35856541980f3df6684cff33ed67fdb2374bde"  # changes with every field that is added
+)
 
 
 def signed(body: Any, owner: Hotkey = OWNER) -> bytes:
@@ -164,7 +166,7 @@ def test_an_unknown_field_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("path", [*TOP, *LEAVES])
 def test_a_value_of_another_type_or_sign_is_refused(path: str) -> None:
-    fine = {"name": "7", "compression.codec": "7", "model.tied_embeddings": True}
+    fine = {"name": "7", "compression.codec": "7", "compression.combination": "7", "model.tied_embeddings": True}
     fine |= {f"scoring.{name}": -1 for name in ("scale", "harmful_gain", "useless_share")}
     for value in (None, [], {}, True, "7", -1):
         body = body_with(path, value)

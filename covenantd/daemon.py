@@ -87,6 +87,7 @@ async def _main(config: Config) -> int:
     _make_directories(config)
     with _only_one(config.node.state_directory):
         statedirectory.claim(config.node.state_directory)
+        _clear_staging(config.node.state_directory / "staging")
         async with trio.open_nursery() as nursery, stop_signals(nursery):
             await _run(config, spec, hotkey)
     return EXIT_OK
@@ -100,6 +101,12 @@ def _make_directories(config: Config) -> None:
             (config.node.state_directory / name).mkdir(mode=0o700, exist_ok=True)
     except PermissionError as error:
         raise PermissionRefused(f"{error.filename}: not ours to make; run as its owner or change [node]") from error
+
+
+def _clear_staging(staging: Path) -> None:
+    """What a crash left half-made: nothing refers to it, whatever counts was adopted by the blob store."""
+    for path in staging.iterdir():
+        path.unlink()
 
 
 @contextmanager

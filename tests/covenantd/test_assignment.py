@@ -11,7 +11,9 @@ from covenantd.node import Node
 
 def node(chain: WrittenChain) -> Node:
     """What `assignment_key` looks at."""
-    return cast(Node, SimpleNamespace(agreement=Agreement(chain, SPEC), spec=SPEC))
+    return cast(
+        Node, SimpleNamespace(agreement=Agreement(chain, SPEC), spec=SimpleNamespace(run_id="ab" * 32, timing=TIMING))
+    )
 
 
 async def key(hotkey: str, round: int) -> str:
@@ -19,7 +21,7 @@ async def key(hotkey: str, round: int) -> str:
 
 
 async def test_an_assignment_is_named_by_this_key() -> None:
-    assert await key(HOTKEYS[0], 3) == "8965c020fd253c851909277c835145f2f57a9596bac82424676c953e8fa90b05"
+    assert await key(HOTKEYS[0], 3) == "969c4834ca567bee6031b120dd1af74fe1bdc6a2c0daa2b3ec6dcb523d5cf0c3"
 
 
 async def test_it_is_another_for_each_miner_and_each_round() -> None:

@@ -169,3 +169,20 @@ async def newer_state_is_refused(arena: Arena) -> None:
     with trio.fail_after(60):
         assert await child.wait() == EXIT_CONFIG
     assert "written by a newer covenantd" in arena.log("miner-0").splitlines()[-1]
+
+
+@pytest.mark.slow
+async def test_a_daemon_that_waits_takes_under_a_hundredth_of_a_core(new_arena: OpenArena) -> None:
+    async with new_arena(miners=1) as arena:
+        arena.start()
+        await arena.ready("miner-0", "validator-0")
+        names = ("miner-0", "validator-0")
+        before = {name: processor_seconds(arena.children[name].pid) for name in names}
+        await trio.sleep(60)
+        spent = {name: processor_seconds(arena.children[name].pid) - before[name] for name in names}
+        assert max(spent.values()) < 0.6, spent
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -82,7 +82,8 @@ class Ballot:
         vote = Vote(node.spec.tag, round, voted.digest, node.journal.memory.state_hash)
         while True:
             try:
-                block = await node.chain.publish_commitment([node.identity().encode(), vote.encode()])
+                async with node.commitment:
+                    block = await node.chain.publish_commitment([node.identity().encode(), vote.encode()])
             except ChainError as error:
                 log.warning("vote not on chain yet", error=str(error))
                 await trio.sleep(_RETRY_SECONDS)

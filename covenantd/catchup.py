@@ -71,11 +71,26 @@ async def _replay(node: Node, missed: list[Certified], through: int) -> None:
 
 
 async def _settle(node: Node, pending: tuple[int, ...], missed: list[Certified]) -> None:
-    """Rounds a jump went over: what we had sent in them was either in their rosters or goes back."""
-    included = {c.body.round for c in missed if c.body.lists(node.hotkey.hotkey)}
-    for round in pending:
-        if round < node.journal.memory.round:
-            await node.engine.order(messages.Settle(round, round in included), messages.Settled)
+    """Rounds a jump went over: what we had sent in them was either in their rosters or goes back. What cannot be
+    found out stays pending: it is never sent twice."""
+    open_rounds = [round for round in pending if round < node.journal.memory.round]
+    rosters = await _back_to(node, min(open_rounds), missed) if open_rounds and missed else missed
+    for round in open_rounds:
+        if not rosters or rosters[0].body.round <= round or rosters[0].body.previous == NO_DIGEST:
+            included = any(c.body.round == round and c.body.lists(node.hotkey.hotkey) for c in rosters)
+            await node.engine.order(messages.Settle(round, included), messages.Settled)
+
+
+async def _back_to(node: Node, round: int, rosters: list[Certified]) -> list[Certified]:
+    """Longer by what came before, down to that round, as far as somebody still has it."""
+    rosters = list(rosters)
+    try:
+        while rosters[0].body.round > round and rosters[0].body.previous != NO_DIGEST:
+            previous = rosters[0].body.previous
+            rosters.insert(0, await gather.certified_roster(node, previous, deadline_seconds=_REPLAY_SECONDS))
+    except BlobUnavailable:
+        log.warning("old rosters are gone: what was sent in their rounds stays pending", round=rosters[0].body.round)
+    return rosters
 
 
 async def _dataset(node: Node, dataset: Dataset) -> None:
@@ -130,12 +145,26 @@ async def _load_sound(node: Node, theta: Path) -> messages.Loaded | None:
     try:
         loaded = await _load(node, theta)
     except EngineRefused as refused:
+        if _set_aside(node, refused):
+            return await _load_sound(node, theta)
         if refused.path != str(theta):
             _drop_damaged_tokens(node, refused)
             raise
         log.error("θ on disk cannot be loaded", error=str(refused))
         return None
     return loaded if loaded.state_hash == node.journal.memory.state_hash else None
+
+
+def _set_aside(node: Node, refused: EngineRefused) -> bool:
+    """Whether a damaged file of the engine's own was moved away: better to go on without what was not sent yet, or
+    with a fresh optimiser, than not to go on."""
+    path = Path(refused.path) if refused.path else None
+    if path is None or path.parent != node.config.node.state_directory / "engine" or not path.exists():
+        return False
+    path.replace(path.with_suffix(".damaged"))
+    log.error("damaged engine state set aside, going on without it", path=str(path), error=str(refused))
+    node.board.update(last_error=f"{path} was damaged and is set aside: {refused}")
+    return True
 
 
 def _drop_damaged_tokens(node: Node, refused: EngineRefused) -> None:

@@ -11,6 +11,7 @@ from covenantd.ballot import Ballot
 from covenantd.chain.keys import public_key
 from covenantd.commitdesk import CommitDesk
 from covenantd.commits import Commit, CommitRefused
+from covenantd.engine import EngineRefused
 from covenantd.gauntlet import standing
 from covenantd.node import Node
 from covenantd.proposals import View
@@ -61,6 +62,7 @@ class Certifier:
             return
         self._ballot.view = view
         if await self._wait_turn(round):
+            await self._ballot.publish(round)  # again: whoever voted may have been cut off before it was public
             return
         body = proposals.compose(self._node.spec, view, self._scores.standings)
         if body.contributions:
@@ -89,7 +91,7 @@ class Certifier:
         held, refused = await self._fetch(round, proven)
         sound, invalid = await self._check(round, held)
         refused |= invalid
-        await self._scores.score(round, sound)
+        await self._score(round, sound)
         self._scores.fault(refused)
         self._count(refused.values())
         refused |= dict.fromkeys(book.stale - set(proven), "base") | dict.fromkeys(book.equivocators, "equivocated")
@@ -108,6 +110,13 @@ class Certifier:
         )
         return view, sound
 
+    async def _score(self, round: int, sound: Held) -> None:
+        """A vote does not wait for scores that cannot be had."""
+        try:
+            await self._scores.score(round, sound)
+        except EngineRefused as error:
+            log.error("contributions not scored", round=round, error=str(error))
+
     async def _proven(self, round: int, known: set[str]) -> dict[str, Commit]:
         """What was committed in time. Receipts of other certifiers may take a moment to reach the DHT: what we know
         of ourselves is waited for, up to a quarter of the time to the vote."""
@@ -120,11 +129,11 @@ class Certifier:
             await trio.sleep(_LOOK_SECONDS)
 
     async def _fetch(self, round: int, proven: dict[str, Commit]) -> tuple[Held, dict[str, str]]:
-        """Everything committed, by half the time to the vote; what is not here by then is missing."""
+        """Everything committed, by a third of the time to the vote; what is not here by then is missing."""
         held: Held = {}
         refused: dict[str, str] = {}
         timing = self._node.spec.timing
-        deadline = (timing.serve(round) + timing.vote(round)) // 2
+        deadline = timing.serve(round) + (timing.vote(round) - timing.serve(round)) // 3
 
         async def bring(commit: Commit) -> None:
             try:

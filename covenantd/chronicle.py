@@ -76,6 +76,16 @@ class Chronicle:
         self._phases, self.inner_steps = {}, 0
         log.info("round finished", round=number, result=result, state_hash=state_hash[:16])
 
+    def past_rounds(self) -> None:
+        """Rounds that were replayed rather than lived through: nothing but their outcome is known here."""
+        told = {one.round for one in self._node.board.rounds}
+        for past in self._node.journal.memory.past:
+            if past.round not in told:
+                result = "certified" if past.digest else "void"
+                size = len(past.blobs) - 1 if past.digest else 0
+                summary = RoundSummary(past.round, result, roster_size=size, state_hash=past.state_hash)
+                self._node.board.add_round(summary)
+
     def _count_fates(self, number: int, body: Roster | None) -> None:
         """Ours, or for a validator all it put in; what it left out was counted when it was checked."""
         node, sealed = self._node, self._node.journal.memory.sealed

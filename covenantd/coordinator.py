@@ -63,6 +63,7 @@ class Coordinator:
         self._gathered: tuple[Certified, tuple[Any, ...]] | None = None
         self._draining = False
         self._failures, self._failing_round = 0, -1
+        self._under_way: set[trio.CancelScope] = set()
         self._chronicle = Chronicle(node)
 
     @property
@@ -108,16 +109,23 @@ class Coordinator:
         self._begin(nursery, effects)
 
     def _begin(self, nursery: trio.Nursery, effects: tuple[Effect, ...]) -> None:
+        if any(isinstance(effect, round.CatchUp) for effect in effects):
+            for scope in self._under_way:  # of an attempt that is over: its events would be taken for the next one's
+                scope.cancel()
         for effect in effects:
             nursery.start_soon(self._execute, effect)
 
     async def _execute(self, effect: Effect) -> None:
-        try:
-            event = await self._carry_out(effect)
-        except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
-            event = await self._failed(effect, outside_cause(error))
-        if event is not None:
-            await self._send.send(event)
+        with trio.CancelScope() as scope:
+            self._under_way.add(scope)
+            try:
+                event = await self._carry_out(effect)
+            except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
+                event = await self._failed(effect, outside_cause(error))
+            finally:
+                self._under_way.discard(scope)
+            if event is not None:
+                await self._send.send(event)
 
     async def _failed(self, effect: Effect, error: Exception) -> Event | None:
         """Begin anew from the last committed state: at once, then ever later while the same round goes on failing."""
@@ -214,6 +222,7 @@ class Coordinator:
                 failures += 1
                 await self._wait_after(outside_cause(error), failures)
         self._release_settled()
+        self._chronicle.past_rounds()
         return round.Ready(self._node.journal.memory.round, loaded.trained_round)
 
     def _release_settled(self) -> None:

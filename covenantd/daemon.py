@@ -5,6 +5,7 @@ three alone: it introduces peers to each other and serves the blobs it holds.
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -53,6 +54,8 @@ from p2p.published import place_by_signature
 from p2p.swarm import VIOLATION, Swarm, SwarmSettings
 
 log = structlog.get_logger("covenantd.daemon")
+ENGINE_SOCKET = "engine.sock"
+_MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 
 
 def main(config: Config) -> int:
@@ -94,6 +97,11 @@ async def _main(config: Config) -> int:
 
 
 def _make_directories(config: Config) -> None:
+    if len(os.fsencode(config.node.runtime_directory.absolute() / ENGINE_SOCKET)) > _MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"[node] runtime_directory {config.node.runtime_directory}: too long for a socket's path, at most "
+            f"{_MAX_SOCKET_PATH_BYTES - len(ENGINE_SOCKET) - 1} bytes; use a shorter one, e.g. below /run"
+        )
     try:
         for directory in (config.node.state_directory, config.node.runtime_directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -171,7 +179,7 @@ def _compose(
     config = parts.config
     state = config.node.state_directory
     engine = EngineSettings(
-        socket=config.node.runtime_directory / "engine.sock",
+        socket=config.node.runtime_directory / ENGINE_SOCKET,
         allow_faults=config.testing.faults,
         log_file=state / "engine.log",
     )
@@ -191,6 +199,7 @@ def _compose(
         board=parts.board,
         metrics=parts.metrics,
         traffic=traffic,
+        commitment=trio.Lock(),
         staging=state / "staging",
     )
 

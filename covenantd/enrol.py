@@ -6,6 +6,7 @@ import trio
 from covenantd.agreement import persistently
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.node import Node
+from covenantd.roster import Vote
 
 log = structlog.get_logger("covenantd.enrol")
 _RETRY_SECONDS = 5.0
@@ -15,14 +16,23 @@ async def publish_identity(node: Node) -> None:
     """Until the chain has it. A certifier enrols by this: it counts from the first round that starts later."""
     while True:
         try:
-            if await _published(node):
-                return
+            async with node.commitment:
+                if await _published(node):
+                    return
         except ChainRefused as error:
             node.board.update(last_error=f"the chain refused our commitment: {error}")
             log.warning("identity not published", error=str(error), hotkey=node.hotkey.hotkey)
         except ChainError as error:
             log.warning("identity not published yet", error=str(error))
         await trio.sleep(_RETRY_SECONDS)
+
+
+def _latest_vote(node: Node) -> tuple[bytes, ...]:
+    """The vote of the round in work, if we have cast it: it may not be on chain yet."""
+    memory = node.journal.memory
+    if memory.voted is None or memory.voted.round != memory.round:
+        return ()
+    return (Vote(node.spec.tag, memory.round, memory.voted.digest, memory.state_hash).encode(),)
 
 
 async def _published(node: Node) -> bool:
@@ -39,7 +49,7 @@ async def _published(node: Node) -> bool:
     commitment = metagraph.commitments.get(node.hotkey.hotkey)
     if commitment is not None and commitment.fields and commitment.fields[0] == identity:
         return True
-    votes = commitment.fields[1:] if commitment is not None else ()
+    votes = _latest_vote(node) or (commitment.fields[1:] if commitment is not None else ())
     block = await node.chain.publish_commitment([identity, *votes])
     log.info("identity published", block=block)
     return True

@@ -166,6 +166,7 @@ def _receipt(node: Node, certifier: str, signed: bytes, data: bytes) -> Receipt:
     fields = record.fields()
     if fields.text("commit", 64) != commits.digest(signed):
         raise RecordRejected("malformed", "a receipt for another commit")
+    fields.number("block", node.spec.timing.start(record.round), node.spec.timing.commit(record.round))
     return Receipt(certifier, data)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
 from blake3 import blake3
 
 from covenantd.agreement import Agreement
@@ -48,6 +49,7 @@ class Node:
     board: StatusBoard
     metrics: Metrics
     traffic: Traffic
+    commitment: trio.Lock  # held by whoever replaces our on-chain commitment: both its fields change at once
     staging: Path  # the engine writes here; the blob store adopts from here
     parameters: int = 0
     contribution_bytes: int = 0  # the exact size of a valid contribution, as the engine says

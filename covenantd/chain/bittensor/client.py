@@ -30,7 +30,7 @@ from p2p.protocols import Signer
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_LONG_POLL_SECONDS = 20.0
+_LONG_POLL_SECONDS = 6.0  # half a block: heads go on even where announcements do not come
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 5.0
 _DROP_SECONDS = 1.0

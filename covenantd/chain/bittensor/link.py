@@ -15,7 +15,7 @@ from covenantd.errors import ChainError
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 10.0  # less than a block takes
 _CLOSE_SECONDS = 2.0
 
 
@@ -48,6 +48,7 @@ class Link:
         self._answered_at = float("-inf")
         self._newest_head = -1
         self._head_came = asyncio.Event()
+        self._answer_came = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -66,6 +67,7 @@ class Link:
             raise translated(OSError(str(error))) from None
         self._answered_at = asyncio.get_running_loop().time()
         self._pause_seconds = 0.0
+        self._answer_came.set()
         return answer
 
     async def give_up_if_stalled(self, since_seconds: float) -> None:
@@ -142,8 +144,12 @@ class Link:
                 if not _is_transport(error):
                     raise
                 _log.info("heads ended: %s", error)
-            pause_seconds = _FIRST_PAUSE_SECONDS if self._newest_head > before else min(2 * pause_seconds, 30.0)
-            await asyncio.sleep(pause_seconds)
+            has_worked = self._newest_head > before
+            pause_seconds = _FIRST_PAUSE_SECONDS if has_worked else min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            # An answer to somebody else shows that the chain is back.
+            self._answer_came.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._answer_came.wait(), pause_seconds)
 
     async def _follow_one(self, connection: Connection) -> None:
         heads = connection.client.blocks(finalized=True)

@@ -157,7 +157,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         nursery.start_soon(admission.follow, chain, spec.timing.block_seconds)
         operations = Operations(config, board, metrics, health, swarm, exchange)
         if config.node.role == "bootstrap":
-            await exchange.start()
+            await exchange.start(nursery)
             await nursery.start(swarm.run)
             await operate(operations, {}, None)
         else:
@@ -210,7 +210,7 @@ async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> No
     sealed = node.journal.memory.sealed
     if sealed is not None and sealed.round >= node.journal.memory.round:
         node.exchange.withhold(sealed.blob_id)  # commits of its round may still be open
-    await node.exchange.start()
+    await node.exchange.start(nursery)
     await nursery.start(node.swarm.run)
     nursery.start_soon(node.engine.run)
     scores = Scores(node, node.config.node.state_directory / "scores.json") if node.validates else None

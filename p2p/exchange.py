@@ -8,16 +8,19 @@ from pathlib import Path
 import trio
 
 from p2p.blobs import BlobStore
-from p2p.download import Download
 from p2p.errors import BlobTooLarge, BlobUnavailable, ProtocolViolation, TransportError
-from p2p.exchange_settings import PROTOCOL, ExchangeSettings, Offload
-from p2p.filling import Surroundings
+from p2p.exchange_settings import PROTOCOL, ExchangeSettings, Offload, Priority
+from p2p.fetching import Fetching
 from p2p.manifest import is_blob_id
+from p2p.news import Notices
+from p2p.pace import Cap, Meter, Tally
 from p2p.protocols import PeerId, Stream, Transport
 from p2p.reputation import Reputation
-from p2p.serving import Notices, Serving
+from p2p.serving import Serving
+from p2p.turns import Turns, TurnSettings
 
-__all__ = ["PROTOCOL", "Exchange", "ExchangeSettings"]
+__all__ = ["PROTOCOL", "Exchange", "ExchangeSettings", "Priority"]
+_MAX_PRIORITIES = 4096
 
 
 class Exchange:
@@ -44,20 +47,19 @@ class Exchange:
         self._transport = transport
         self._offload = offload
         self._notices = Notices()
-        self._downloads: dict[str, Download] = {}
+        self._given = Tally()
+        self._uplink, self._downlink = Cap(), Cap()
+        self._sent, self._received = Meter(), Meter()
+        self._priorities: dict[str, int] = {}
         settings = settings or ExchangeSettings()
-        self._serving = Serving(store, settings, offload, self._notices)
-        self._serving.on_bytes = lambda peer, blob_id, count: self.on_bytes("out", peer, blob_id, count)
-        self._around = Surroundings(
-            transport,
-            store,
-            settings,
-            offload,
-            self.reputation,
-            self._notices.notify,
-            self._violated,
-            self._received,
-        )
+        self._turns = Turns(TurnSettings(), self._uplink, self._sent, self._given.of)
+        self._serving = Serving(store, settings, offload, self._notices, self._turns)
+        self._serving.on_bytes = self._count_sent
+        self._serving.priority_of = lambda blob_id: self._priorities.get(blob_id, Priority.CONTRIBUTION)
+        self._fetching = Fetching(transport, store, settings, offload, self.reputation, self._downlink)
+        self._fetching.on_piece = self._notices.notify
+        self._fetching.on_violation = self._violated
+        self._fetching.on_received = self._count_received
 
     @property
     def sent_bytes(self) -> Counter[PeerId]:
@@ -73,13 +75,49 @@ class Exchange:
     def on_corrupt(self, callback: Callable[[str], None]) -> None:
         self._serving.on_corrupt = callback
 
-    async def start(self) -> None:
-        """Serve from now on."""
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Serve from now on, and fetch, in tasks of `nursery`."""
+        nursery.start_soon(self._turns.run)
+        nursery.start_soon(self._fetching.run)
         await self._transport.handle(PROTOCOL, self._serve)
 
-    async def adopt(self, path: Path, piece_bytes: int, *, keep: bool = False, withheld: bool = False) -> str:
+    def set_limits(
+        self, uplink_bytes_per_second: float | None = None, downlink_bytes_per_second: float | None = None
+    ) -> None:
+        """Hold the average of all pieces sent, and of all received, to these rates; None: no limit.
+
+        Raises ValueError for a rate that is not positive.
+        """
+        self._uplink.set(uplink_bytes_per_second)
+        self._downlink.set(downlink_bytes_per_second)
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """(uplink, downlink) in bytes a second, as set."""
+        return self._uplink.rate, self._downlink.rate
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """(up, down): bytes a second of pieces in the last second."""
+        return self._sent.rate, self._received.rate
+
+    @property
+    def best_rates(self) -> tuple[float, float]:
+        """(up, down): what the link has shown it can, in the best second of the last minutes."""
+        return self._sent.best, self._received.best
+
+    async def adopt(
+        self,
+        path: Path,
+        piece_bytes: int,
+        *,
+        keep: bool = False,
+        withheld: bool = False,
+        priority: int = Priority.CONTRIBUTION,
+    ) -> str:
         """`BlobStore.adopt` off the loop; with `withheld` nobody can read the blob in between."""
         manifest = await self._offload(self.store.measure, path, piece_bytes)
+        self._remember(manifest.blob_id, priority)
         if withheld:
             self.withhold(manifest.blob_id)
         blob_id: str = await self._offload(self.store.adopt_as, path, manifest, keep)
@@ -97,7 +135,7 @@ class Exchange:
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """(bytes here, bytes in all) of every blob being fetched whose manifest is known."""
-        known = {blob_id: download.progress() for blob_id, download in self._downloads.items()}
+        known = {blob_id: download.progress() for blob_id, download in self._fetching.downloads.items()}
         return {blob_id: held for blob_id, held in known.items() if held is not None}
 
     async def fetch(
@@ -108,32 +146,35 @@ class Exchange:
         max_bytes: int,
         deadline_seconds: float | None = None,
         seed: Path | None = None,
+        priority: int = Priority.CONTRIBUTION,
     ) -> Path:
         """The file of the whole blob, from the store or from `holders()` (asked again and again).
 
-        Pieces that `seed`, a similar local file, has at the same place are not fetched. Raises BlobUnavailable at
+        Pieces that `seed`, a similar local file, has at the same place are not fetched. What has a smaller
+        `priority` goes first, here and when it is served on. Raises BlobUnavailable at
         the deadline (what came stays for a later try; without a deadline it keeps trying), BlobTooLarge, DiskFull,
         BlobError; ValueError for what is not a blob id.
         """
         if not is_blob_id(blob_id):
             raise ValueError(f"not a blob id: {blob_id!r:.80}")
         with trio.move_on_after(math.inf if deadline_seconds is None else deadline_seconds):
-            return await self._fetch(blob_id, holders, max_bytes, seed)
+            self._remember(blob_id, priority)
+            return await self._fetch(blob_id, holders, max_bytes, seed, priority)
         raise BlobUnavailable(f"blob {blob_id} was not to be had whole within {deadline_seconds} s")
 
     async def _fetch(
-        self, blob_id: str, holders: Callable[[], Sequence[PeerId]], max_bytes: int, seed: Path | None
+        self, blob_id: str, holders: Callable[[], Sequence[PeerId]], max_bytes: int, seed: Path | None, priority: int
     ) -> Path:
         """Whoever comes first does the work; when it gives up, the next one goes on from there."""
         while (path := self.store.path(blob_id)) is None:
-            download = self._downloads.get(blob_id)
+            download = self._fetching.downloads.get(blob_id)
             if download is None:
-                download = self._downloads[blob_id] = Download(blob_id, max_bytes, seed, self._around)
-                download.sources.append(holders)
+                download = self._fetching.begin(blob_id, max_bytes, seed, priority, holders)
                 try:
-                    return await download.run()
+                    await download.filling.resume()
+                    return await download.run(self._fetching.wake_all)
                 finally:
-                    del self._downloads[blob_id]
+                    self._fetching.end(download)
             download.sources.append(holders)
             try:
                 await download.ended.wait()
@@ -158,6 +199,19 @@ class Exchange:
         self.reputation.ban(peer, reason)
         self.on_violation(peer, reason)
 
-    def _received(self, peer: PeerId, blob_id: str, count: int) -> None:
+    def _count_received(self, peer: PeerId, blob_id: str, count: int) -> None:
         self.received_bytes[peer] += count
+        self._received.add(count)
+        self._given.add(peer, count)
         self.on_bytes("in", peer, blob_id, count)
+
+    def _count_sent(self, peer: PeerId, blob_id: str, count: int) -> None:
+        self._sent.add(count)
+        self.on_bytes("out", peer, blob_id, count)
+
+    def _remember(self, blob_id: str, priority: int) -> None:
+        """The priority of what is served; the oldest are forgotten and count as contributions."""
+        self._priorities.pop(blob_id, None)
+        self._priorities[blob_id] = priority
+        if len(self._priorities) > _MAX_PRIORITIES:
+            del self._priorities[next(iter(self._priorities))]

@@ -1,4 +1,4 @@
-"""A blob on its way in: what is here, what is missing, and who is waiting for a change of that."""
+"""A blob on its way in: what is here, what is missing, and what ended it."""
 
 import logging
 import random
@@ -9,28 +9,12 @@ from pathlib import Path
 import trio
 
 from p2p.blobs import BlobStore, PartialBlob
-from p2p.errors import BlobError, BlobTooLarge, DiskFull
-from p2p.exchange_settings import ExchangeSettings, Offload, call
+from p2p.errors import BlobCorrupt, BlobError, BlobTooLarge, DiskFull
+from p2p.exchange_settings import Offload, call
 from p2p.manifest import Manifest
-from p2p.protocols import PeerId, Transport
-from p2p.reputation import Reputation
 from p2p.schedule import Schedule
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every download of an exchange shares."""
-
-    transport: Transport
-    store: BlobStore
-    settings: ExchangeSettings
-    offload: Offload
-    reputation: Reputation
-    notify: Callable[[str], None]  # a piece of this blob came in
-    on_violation: Callable[[PeerId, str], None]
-    on_received: Callable[[PeerId, str, int], None]  # from whom, of which blob, bytes
 
 
 @dataclass(frozen=True)
@@ -42,21 +26,31 @@ class Work:
 
 
 class Filling:
-    """Shared by the visits of one download."""
+    """Shared by all who give something of the blob. `on_opened` is called once, when its pieces are known."""
 
-    def __init__(self, blob_id: str, max_bytes: int, seed: Path | None, around: Surroundings) -> None:
+    def __init__(
+        self,
+        blob_id: str,
+        max_bytes: int,
+        seed: Path | None,
+        store: BlobStore,
+        offload: Offload,
+        on_opened: Callable[[Work], None],
+    ) -> None:
         self.blob_id = blob_id
         self.max_bytes = max_bytes
-        self.around = around
-        self.settings = around.settings
         self.work: Work | None = None
+        self.failure: BlobError | None = None
+        self._store = store
+        self._offload = offload
+        self._on_opened = on_opened
         self._seed = seed
         self._opening = trio.Lock()
         self._changed = trio.Event()
 
     async def resume(self) -> None:
         """Go on from what an earlier try left on disk. Raises BlobTooLarge, DiskFull, BlobError."""
-        manifest = self.around.store.manifest(self.blob_id)
+        manifest = self._store.manifest(self.blob_id)
         if manifest is not None:
             if manifest.size > self.max_bytes:
                 raise BlobTooLarge(f"blob {self.blob_id} has {manifest.size} bytes, more than {self.max_bytes}")
@@ -66,18 +60,16 @@ class Filling:
         """The manifest is proven by the blob's id, so the first that comes is the right one."""
         async with self._opening:
             if self.work is None:
-                store, offload = self.around.store, self.around.offload
-                partial = await call(offload, manifest.size, store.partial, manifest)
+                partial = await call(self._offload, manifest.size, self._store.partial, manifest)
                 try:
                     await self._take_seed(partial)
                 except (BlobError, trio.Cancelled):
-                    store.close(partial)
+                    self._store.close(partial)
                     raise
-                depth = min(max(self.settings.pipeline_bytes // manifest.piece_bytes, 2), 32)
-                order_seed = random.getrandbits(32)
-                self.work = Work(partial, Schedule(manifest.pieces, partial.missing(), depth, order_seed))
+                schedule = Schedule(manifest.pieces, partial.missing(), manifest.pieces, random.getrandbits(32))
+                self.work = Work(partial, schedule)
                 self.wake()
-                self.around.notify(self.blob_id)
+                self._on_opened(self.work)
             return self.work
 
     def whole(self) -> bool:
@@ -91,19 +83,32 @@ class Filling:
     async def complete(self) -> Path:
         assert self.work is not None
         partial = self.work.partial
-        return await call(self.around.offload, partial.manifest.size, self.around.store.complete, partial)
+        return await call(self._offload, partial.manifest.size, self._store.complete, partial)
+
+    async def store(self, piece: int, data: bytes | bytearray) -> bool:
+        """Whether it is here now; if not, `failure` says why. Raises BlobCorrupt if it is not that piece."""
+        assert self.work is not None
+        try:
+            await call(self._offload, len(data), self.work.partial.write_piece, piece, data)
+        except BlobCorrupt:
+            raise
+        except BlobError as error:
+            self.fail(error)
+            return False
+        return True
+
+    def fail(self, error: BlobError) -> None:
+        self.failure = error
+        self.wake()
 
     def close(self) -> None:
         if self.work is not None:
-            self.around.store.close(self.work.partial)
-        self.around.notify(self.blob_id)
+            self._store.close(self.work.partial)
 
-    async def wait_for_change(self, seconds: float) -> bool:
-        """Whether something changed in that time."""
-        with trio.move_on_after(seconds):
-            await self._changed.wait()
-            return True
-        return False
+    @property
+    def change(self) -> trio.Event:
+        """Set when there is something to look at."""
+        return self._changed
 
     def wake(self) -> None:
         self._changed.set()
@@ -113,7 +118,7 @@ class Filling:
         if self._seed is None:
             return
         try:
-            count = await call(self.around.offload, partial.manifest.size, partial.seed, self._seed)
+            count = await call(self._offload, partial.manifest.size, partial.seed, self._seed)
             _log.debug("blob %s: %d pieces taken from %s", self.blob_id, count, self._seed)
         except DiskFull:
             raise

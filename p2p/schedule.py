@@ -1,4 +1,4 @@
-"""Which piece to ask whom for next. Pure: no clock, no I/O; the exchange tells it what happened.
+"""Which piece of one blob to ask whom for next. Pure: no clock, no I/O; the exchange tells it what happened.
 
 Rarest piece first over what the known holders have, ties broken by an order of this peer's own, so that peers who
 start together fetch different pieces and can serve each other. A piece is asked of one holder at a time, until that
@@ -11,7 +11,6 @@ import numpy
 from numpy.typing import NDArray
 
 Holder = str
-_NEVER = numpy.iinfo(numpy.int64).max
 
 
 class Schedule:
@@ -44,7 +43,7 @@ class Schedule:
         if len(bitmap) != -(-self.pieces // 8):
             raise ValueError(f"bitmap of {len(bitmap)} bytes for {self.pieces} pieces")
         bits = numpy.unpackbits(numpy.frombuffer(bitmap, numpy.uint8), count=self.pieces, bitorder="little")
-        self._withdraw(holder)
+        self.withdraw(holder)
         self._offers[holder] = bits.astype(bool)
         self._rarity += self._offers[holder]
         self._flights.setdefault(holder, {})
@@ -52,17 +51,41 @@ class Schedule:
 
     def next_for(self, holder: Holder) -> int | None:
         """The piece to ask `holder` for now, noted as in flight; None if it is at its limit or of no use now."""
+        candidate = self.candidate(holder)
+        if candidate is None:
+            return None
+        self.ask(holder, candidate[-1])
+        return candidate[-1]
+
+    def candidate(self, holder: Holder) -> tuple[int, float, int] | None:
+        """(rarity, place in our own order from 0 to 1, piece) of what `next_for` would ask; comparable over blobs."""
         flights, offered = self._flights.get(holder), self._offers.get(holder)
         if flights is None or offered is None or len(flights) >= self._per_holder:
             return None
         useful = offered & self._missing & ~self._asked
-        useful[list(flights)] = False  # late from this very holder: asking it again cannot help
-        if not useful.any():
+        if flights:
+            useful[list(flights)] = False  # late from this very holder: asking it again cannot help
+        pieces = numpy.flatnonzero(useful)
+        if not len(pieces):
             return None
-        piece = int(numpy.where(useful, self._rarity * self.pieces + self._order, _NEVER).argmin())
-        flights[piece] = False
+        piece = int(pieces[(self._rarity[pieces] * self.pieces + self._order[pieces]).argmin()])
+        return int(self._rarity[piece]), float(self._order[piece]) / self.pieces, piece
+
+    def ask(self, holder: Holder, piece: int) -> None:
+        """`holder` is asked for `piece`."""
+        self._flights[holder][piece] = False
         self._asked[piece] = True
-        return piece
+
+    def may_take_over(self, holder: Holder, other: Holder, piece: int) -> bool:
+        """Whether `piece`, asked of `other`, can be asked of `holder` instead: it has it and was not asked yet."""
+        offered = self._offers.get(holder)
+        on_its_way = self._flights.get(other, {}).get(piece)
+        return (
+            offered is not None
+            and bool(offered[piece] and self._missing[piece])
+            and on_its_way is False
+            and piece not in self._flights[holder]
+        )
 
     def wants(self, piece: int) -> bool:
         return bool(self._missing[piece])
@@ -84,6 +107,10 @@ class Schedule:
             offered[piece] = False
             self._rarity[piece] -= 1
 
+    def dropped(self, holder: Holder, piece: int) -> None:
+        """The request came to nothing, and nobody is to blame: `holder` may be asked again."""
+        self._land(holder, piece)
+
     def late(self, holder: Holder, piece: int) -> None:
         """The request is still in flight, but others may now be asked as well."""
         if self._flights.get(holder, {}).get(piece) is False:
@@ -94,16 +121,17 @@ class Schedule:
         """`holder` stalled, lied or left: what it was asked for is free for others."""
         for piece in list(self._flights.get(holder, {})):
             self._land(holder, piece)
-        self._withdraw(holder)
+        self.withdraw(holder)
         self._flights.pop(holder, None)
+
+    def withdraw(self, holder: Holder) -> None:
+        """It has nothing any more; what it was asked for may still come."""
+        offered = self._offers.pop(holder, None)
+        if offered is not None:
+            self._rarity -= offered
 
     def _land(self, holder: Holder, piece: int) -> None:
         """Late requests gave up their claim on the piece already; another holder may have it now."""
         late = self._flights.get(holder, {}).pop(piece, True)
         if not late:
             self._asked[piece] = False
-
-    def _withdraw(self, holder: Holder) -> None:
-        offered = self._offers.pop(holder, None)
-        if offered is not None:
-            self._rarity -= offered

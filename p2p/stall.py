@@ -12,11 +12,15 @@ _CHUNK_BYTES = 64 << 10  # a slow peer is not a stalled one: it has the whole ti
 
 
 class StallGuard:
-    """A `Stream` whose sends and receives raise TransportTimeout when nothing moves for `stall_seconds`."""
+    """A `Stream` whose sends and receives raise TransportTimeout when nothing moves for `stall_seconds`.
 
-    def __init__(self, stream: Stream, stall_seconds: float) -> None:
+    Who reads one message slower than `least_bytes_per_second`, which is generous, is given up, too.
+    """
+
+    def __init__(self, stream: Stream, stall_seconds: float, least_bytes_per_second: float = 0.0) -> None:
         self._stream = stream
         self._stall_seconds = stall_seconds
+        self._least_rate = least_bytes_per_second
 
     @property
     def remote(self) -> PeerId:
@@ -24,9 +28,13 @@ class StallGuard:
 
     async def send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
+        started = trio.current_time()
         for start in range(0, len(view), _CHUNK_BYTES):
             with self._patience():
                 await self._stream.send_all(view[start : start + _CHUNK_BYTES])
+            waited_seconds = trio.current_time() - started - self._stall_seconds
+            if self._least_rate and waited_seconds * self._least_rate > start + _CHUNK_BYTES:
+                raise TransportTimeout(f"{self.remote}: reads less than {self._least_rate:g} bytes a second")
 
     async def receive_some(self, max_bytes: int) -> bytes:
         with self._patience():

@@ -155,6 +155,7 @@ class MemoryStream:
         self._buffered_bytes = 0
         self._ended = False  # nothing more comes in
         self._closed = False
+        self._sending = False
         self._changed = trio.Event()
         owner.ends.add(self)
 
@@ -163,9 +164,16 @@ class MemoryStream:
         return self._remote
 
     async def send_all(self, data: bytes | memoryview) -> None:
-        for start in range(0, len(data), _CHUNK_BYTES):
-            await self._send_chunk(bytes(data[start : start + _CHUNK_BYTES]))
-        await trio.lowlevel.checkpoint()
+        """Raises BusyResourceError, as a socket would, when another task is sending."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+        try:
+            for start in range(0, len(data), _CHUNK_BYTES):
+                await self._send_chunk(bytes(data[start : start + _CHUNK_BYTES]))
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._sending = False
 
     async def _send_chunk(self, chunk: bytes) -> None:
         await self.owner.thawed.wait()

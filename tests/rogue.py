@@ -121,7 +121,7 @@ async def rogue(arena: Arena, peer: LocalPeer, victim: str) -> AsyncIterator[Rog
             swarm = Swarm(transport, dht, peer.hotkey, verify, SwarmSettings(run_id, "miner", (arena.bootstrap_dial,)))
             store = BlobStore(peer.directory / "rogue" / "blobs")
             exchange = Exchange(swarm.transport, store, reputation=swarm.reputation)
-            await exchange.start()
+            await exchange.start(nursery)
             await nursery.start(swarm.run)
             yield Rogue(transport, base.spec, base.victim, peer.hotkey, swarm, exchange, store)
             nursery.cancel_scope.cancel()

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,12 +47,12 @@ class Peer:
 
 class Swarm:
     def __init__(self, nursery: trio.Nursery, tmp_path: Path):
-        self.network, self._tmp_path = MemoryNetwork(nursery), tmp_path
+        self.network, self._nursery, self._tmp_path = MemoryNetwork(nursery), nursery, tmp_path
 
     async def peer(self, name: str, link: Link | None = None, **settings) -> Peer:
-        settings = ExchangeSettings(**{"pipeline_bytes": 4 * PIECE, **settings})
+        settings = ExchangeSettings(**{"first_window_bytes": 4 * PIECE, **settings})
         peer = Peer(self.network, name, self._tmp_path / name, link or Link(0.01), settings)
-        await peer.exchange.start()
+        await peer.exchange.start(self._nursery)
         return peer
 
 
@@ -70,6 +70,9 @@ async def impostor(swarm: Swarm, name: str, manifest: Manifest, piece, have: byt
             if "want" in request:
                 offer = {"manifest": manifest.as_message(), "have": have or full_bitmap(manifest.pieces)}
                 await send_frame(stream, offer)
+            elif "watch" in request:
+                news = [[blob_id, have or full_bitmap(manifest.pieces)] for blob_id in request["watch"]]
+                await send_frame(stream, {"news": news})
             elif "piece" in request:
                 await send_bytes(stream, piece(request["piece"]))
             else:
@@ -209,8 +212,12 @@ async def test_a_forged_manifest_is_a_lie(swarm, autojump_clock, change):
     forged = a.store.manifest(blob_id).as_message() | change
 
     async def handler(stream):
-        await receive_frame(stream)
-        await send_frame(stream, {"manifest": forged, "have": b"\3"})
+        while True:
+            request = await receive_frame(stream)
+            if "watch" in request:
+                await send_frame(stream, {"news": [[blob_id, b"\3"] for blob_id in request["watch"]]})
+            else:
+                await send_frame(stream, {"manifest": forged, "have": b"\3"} if "want" in request else {"ok": True})
 
     await swarm.network.transport("liar").handle(PROTOCOL, handler)
     assert await c.fetch(blob_id, "liar", "A") == content(2)
@@ -304,8 +311,8 @@ async def test_withholding_takes_effect_on_open_streams(swarm, autojump_clock):
         a.exchange.withhold(blob_id)
         await send_frame(stream, {"piece": 0})
         assert await receive_bytes(stream, PIECE) == b""
-        await send_frame(stream, {"update": 0})
-        assert await receive_frame(stream) == {"absent": True}
+        await send_frame(stream, {"watch": [blob_id]})
+        assert await receive_frame(stream) == {"news": [[blob_id, None]]}
 
 
 async def test_a_deadline_keeps_what_came_and_a_restart_goes_on(swarm, autojump_clock):
@@ -452,19 +459,22 @@ async def test_a_blob_larger_than_allowed_is_refused_but_nobody_banned(swarm, au
 
 
 async def test_too_many_streams_are_refused_politely(swarm, autojump_clock):
-    a, b = await swarm.peer("A", streams_per_peer=1), await swarm.peer("B")
+    a, b = await swarm.peer("A", streams_per_peer=2), await swarm.peer("B")
     blob_id = a.give(content(3))
-    async with conversation(swarm, "A", "B2") as first, conversation(swarm, "A", "B2") as second:
-        await send_frame(first, {"want": blob_id})
-        assert "have" in await receive_frame(first)
-        await send_frame(second, {"want": blob_id})
-        assert await receive_frame(second) == {"busy": True}
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            served = await stack.enter_async_context(conversation(swarm, "A", "B2"))
+            await send_frame(served, {"want": blob_id})
+            assert "have" in await receive_frame(served)
+        refused = await stack.enter_async_context(conversation(swarm, "A", "B2"))
+        await send_frame(refused, {"want": blob_id})
+        assert await receive_frame(refused) == {"busy": True}
         assert await b.fetch(blob_id, "A") == content(3)  # another peer has its own slots
     assert not a.violations
 
 
 async def test_a_busy_holder_is_tried_again(swarm, autojump_clock):
-    a, b = await swarm.peer("A", streams_total=1), await swarm.peer("B")
+    a, b = await swarm.peer("A", streams_total=2), await swarm.peer("B")
     blob_id = a.give(content(3))
 
     async def hold_the_slot():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 
+from p2p._background import background
 from p2p._p2pd import P2pdSettings, open_p2pd
 from p2p.blobs import BlobStore
 from p2p.exchange import Exchange
@@ -21,7 +22,7 @@ async def open_exchange(stack: AsyncExitStack, directory: Path) -> tuple[Exchang
     settings = P2pdSettings(directory / "p2p.key", listen_host="127.0.0.1")
     transport = await stack.enter_async_context(open_p2pd(settings))
     exchange = Exchange(transport, BlobStore(directory / "blobs"))
-    await exchange.start()
+    await exchange.start(await stack.enter_async_context(background()))
     return exchange, transport.peer_id, transport.addresses[0]
 
 

@@ -1,0 +1,128 @@
+"""What to ask of which holder next, over all blobs wanted. Pure: no clock, no I/O; `Schedule` knows each blob.
+
+Of what a holder offers, the most important blob comes first and in it the rarest piece. In the end, when a holder has
+nothing left that nobody was asked for, it takes over what waits at a slower one.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from p2p.schedule import Holder, Schedule
+from p2p.window import Window, WindowSettings
+
+_TAKEOVER_MARGIN_SECONDS = 0.25
+_TAKEOVER_GAIN = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """A piece asked of a holder; each time is another. `instead_of`: of whom it was asked before, in vain so far."""
+
+    blob_id: str
+    piece: int
+    size_bytes: int
+    instead_of: Holder | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    schedule: Schedule
+    size_bytes: Callable[[int], int]
+    priority: int
+
+
+class Agenda:
+    """`add` what is wanted, `offer` through its schedule, ask `next_for` each holder until there is nothing."""
+
+    def __init__(self, settings: WindowSettings) -> None:
+        self._settings = settings
+        self._wanted: dict[str, Wanted] = {}
+        self._windows: dict[Holder, Window] = {}
+        self._flights: dict[Holder, dict[Ask, None]] = {}  # in the order of asking
+
+    def add(self, blob_id: str, wanted: Wanted) -> None:
+        self._wanted[blob_id] = wanted
+
+    def remove(self, blob_id: str) -> None:
+        """Answers to what was asked are still due, and count for the windows."""
+        self._wanted.pop(blob_id, None)
+
+    def window(self, holder: Holder) -> Window:
+        return self._windows.setdefault(holder, Window(self._settings))
+
+    def in_flight(self, holder: Holder) -> int:
+        return len(self._flights.get(holder, ()))
+
+    def next_for(self, holder: Holder, now: float) -> Ask | None:
+        """What to ask `holder` now, noted as asked; None if it has been asked for enough, or has nothing of use."""
+        best = self._best(holder)
+        if best is None:
+            return self._take_over(holder, now)
+        blob_id, piece = best
+        size_bytes = self._wanted[blob_id].size_bytes(piece)
+        if not self.window(holder).has_room(size_bytes):
+            return None
+        return self._ask(holder, Ask(blob_id, piece, size_bytes), now)
+
+    def landed(self, holder: Holder, ask: Ask, now: float, *, arrived: bool) -> None:
+        """An answer came, in the order of asking; say `got` or `failed` to the schedule as well."""
+        flights = self._flights.get(holder, {})
+        if ask in flights:
+            del flights[ask]
+            self.window(holder).landed(ask.size_bytes, now, arrived=arrived)
+
+    def late(self, holder: Holder) -> bool:
+        """Others may now be asked for all that `holder` was; whether there was anything."""
+        flights = self._flights.get(holder, {})
+        for ask in flights:
+            if ask.blob_id in self._wanted:
+                self._wanted[ask.blob_id].schedule.late(holder, ask.piece)
+        return bool(flights)
+
+    def gone(self, holder: Holder) -> None:
+        self._flights.pop(holder, None)
+        self._windows.pop(holder, None)
+        for wanted in self._wanted.values():
+            wanted.schedule.gone(holder)
+
+    def _best(self, holder: Holder) -> tuple[str, int] | None:
+        candidates = (
+            (wanted.priority, *candidate, blob_id)
+            for blob_id, wanted in self._wanted.items()
+            if (candidate := wanted.schedule.candidate(holder)) is not None
+        )
+        found = min(candidates, default=None)
+        return None if found is None else (found[-1], found[-2])
+
+    def _ask(self, holder: Holder, ask: Ask, now: float) -> Ask:
+        self._wanted[ask.blob_id].schedule.ask(holder, ask.piece)
+        self._flights.setdefault(holder, {})[ask] = None
+        self.window(holder).asked(ask.size_bytes, now)
+        return ask
+
+    def _take_over(self, holder: Holder, now: float) -> Ask | None:
+        """The question that waits longest elsewhere, if `holder` would answer it much sooner."""
+        window = self.window(holder)
+        longest: tuple[float, Holder | None, Ask | None] = (0.0, None, None)
+        for other in self._flights:
+            for ask, seconds in self._waits(other, now) if other != holder else ():
+                wanted = self._wanted.get(ask.blob_id)
+                if wanted is None or seconds <= longest[0] or not window.has_room(ask.size_bytes):
+                    continue
+                here_seconds = window.seconds_for(window.in_flight_bytes + ask.size_bytes)
+                gain = seconds > here_seconds * _TAKEOVER_GAIN + _TAKEOVER_MARGIN_SECONDS
+                if gain and wanted.schedule.may_take_over(holder, other, ask.piece):
+                    longest = (seconds, other, ask)
+        _, slower, waiting = longest
+        if slower is None or waiting is None:
+            return None
+        self._wanted[waiting.blob_id].schedule.late(slower, waiting.piece)
+        return self._ask(holder, Ask(waiting.blob_id, waiting.piece, waiting.size_bytes, slower), now)
+
+    def _waits(self, holder: Holder, now: float) -> Iterable[tuple[Ask, float]]:
+        """(what, how much longer it takes) of all that was asked of `holder`, in order."""
+        window, ahead_bytes = self.window(holder), 0
+        since_seconds = now - window.landed_at
+        for ask in self._flights[holder]:
+            ahead_bytes += ask.size_bytes
+            yield ask, max(window.seconds_for(ahead_bytes) - since_seconds, 0.0)

@@ -1,0 +1,103 @@
+"""Which pieces we have, told to those who watch as they come."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from p2p.errors import ProtocolViolation
+from p2p.exchange_settings import ExchangeSettings
+from p2p.manifest import is_blob_id
+from p2p.wire import ByteStream, Fields, send_frame
+
+MAX_WATCHED = 2048
+_FRAME_BYTES = 256 << 10
+
+
+class Watch:
+    """What one requester wants to hear of, and what it has not heard yet."""
+
+    def __init__(self, blob_ids: Iterable[str]) -> None:
+        self.news = trio.Event()
+        self._blob_ids: frozenset[str] = frozenset()
+        self._fresh: set[str] = set()
+        self.told: dict[str, bytes | None] = {}
+        self.follow(blob_ids)
+
+    def follow(self, blob_ids: Iterable[str]) -> None:
+        wanted = frozenset(blob_ids)
+        self._fresh = (self._fresh & wanted) | (wanted - self._blob_ids)
+        self._blob_ids = wanted
+        self.told = {blob_id: bitmap for blob_id, bitmap in self.told.items() if blob_id in wanted}
+        if self._fresh:
+            self.news.set()
+
+    def tell(self, blob_id: str) -> None:
+        if blob_id in self._blob_ids:
+            self._fresh.add(blob_id)
+            self.news.set()
+
+    def take(self) -> set[str]:
+        """What there may be news of; all of it if nothing was told: the store changes by other hands, too."""
+        fresh, self._fresh = self._fresh or set(self._blob_ids), set()
+        self.news = trio.Event()
+        return fresh
+
+
+class Notices:
+    """Passes on that something about a blob changed here."""
+
+    def __init__(self) -> None:
+        self._watches: set[Watch] = set()
+
+    def notify(self, blob_id: str) -> None:
+        for watch in self._watches:
+            watch.tell(blob_id)
+
+    @contextmanager
+    def watching(self, blob_ids: Iterable[str]) -> Iterator[Watch]:
+        watch = Watch(blob_ids)
+        self._watches.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+
+
+async def push_news(
+    stream: ByteStream, watch: Watch, bitmap: Callable[[str], bytes | None], settings: ExchangeSettings
+) -> None:
+    """For ever; the more there is to tell, the less often."""
+    while True:
+        with trio.move_on_after(settings.update_wait_seconds):
+            await watch.news.wait()
+        sent_bytes = 0
+        for frame in _frames(watch, bitmap):
+            await send_frame(stream, {"news": frame})
+            sent_bytes += sum(len(bits or b"") for _, bits in frame)
+        await trio.sleep(max(settings.news_seconds, sent_bytes / settings.news_bytes_per_second))
+
+
+def _frames(watch: Watch, bitmap: Callable[[str], bytes | None]) -> Iterator[list[tuple[str, bytes | None]]]:
+    """At least one: an empty one is a sign of life."""
+    frame: list[tuple[str, bytes | None]] = []
+    frame_bytes = 0
+    for blob_id in watch.take():
+        bits = bitmap(blob_id)
+        if blob_id in watch.told and watch.told[blob_id] == bits:
+            continue
+        watch.told[blob_id] = bits
+        if frame_bytes > _FRAME_BYTES:
+            yield frame
+            frame, frame_bytes = [], 0
+        frame.append((blob_id, bits))
+        frame_bytes += len(bits or b"") + 80
+    yield frame
+
+
+def watched_ids(request: Fields) -> list[str]:
+    """Raises ProtocolViolation."""
+    blob_ids = request.items("watch", MAX_WATCHED)
+    if not all(isinstance(one, str) and is_blob_id(one) for one in blob_ids):
+        raise ProtocolViolation("asked to watch what is not a blob id")
+    return blob_ids

@@ -1,0 +1,112 @@
+"""Rates: held to a cap, and measured. On trio's clock."""
+
+import math
+from collections import deque
+
+import trio
+
+_BURST_SECONDS = 0.1
+_WINDOW_SECONDS = 1.0
+_BEST_SECONDS = 600.0
+
+
+class Cap:
+    """So many bytes a second on average; `rate` None: no cap. May be changed at any time."""
+
+    def __init__(self, rate: float | None = None) -> None:
+        self._rate = rate
+        self._allowance = 0.0  # in bytes; negative: borrowed from the future
+        self._at = -math.inf
+        self._changed = trio.Event()
+
+    @property
+    def rate(self) -> float | None:
+        return self._rate
+
+    def set(self, rate: float | None) -> None:
+        """Raises ValueError unless it is positive."""
+        if rate is not None and not rate > 0:
+            raise ValueError(f"a rate of {rate} bytes a second is none")
+        self._settle()
+        self._rate = rate
+        self._allowance = min(self._allowance, 0.0)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def take(self, size_bytes: int) -> None:
+        await self.ready()
+        self.spend(size_bytes)
+
+    async def ready(self) -> None:
+        """Wait until something may be spent, be it more than is there: the next one pays for it."""
+        while self._rate is not None:
+            self._settle()
+            if self._allowance >= 0:
+                return
+            with trio.move_on_after(-self._allowance / self._rate + 1e-6):
+                await self._changed.wait()
+
+    def spend(self, size_bytes: int) -> None:
+        if self._rate is not None:
+            self._allowance -= size_bytes
+
+    def _settle(self) -> None:
+        now = trio.current_time()
+        if self._rate is not None:
+            earned = (now - self._at) * self._rate
+            self._allowance = min(self._allowance + earned, self._rate * _BURST_SECONDS)
+        self._at = now
+
+
+class Meter:
+    """Bytes a second: over the last second, and the best of the last minutes, which is what a link has shown it can."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, int]] = deque()
+        self._recent_bytes = 0
+        self._best: deque[tuple[float, float]] = deque()  # falling rates, rising times
+
+    def add(self, size_bytes: int) -> None:
+        now = trio.current_time()
+        self._recent.append((now, size_bytes))
+        self._recent_bytes += size_bytes
+        rate = self._rate(now)
+        while self._best and self._best[-1][1] <= rate:
+            self._best.pop()
+        self._best.append((now, rate))
+
+    @property
+    def rate(self) -> float:
+        return self._rate(trio.current_time())
+
+    @property
+    def best(self) -> float:
+        now = trio.current_time()
+        while self._best and now - self._best[0][0] > _BEST_SECONDS:
+            self._best.popleft()
+        return self._best[0][1] if self._best else 0.0
+
+    def _rate(self, now: float) -> float:
+        while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
+            self._recent_bytes -= self._recent.popleft()[1]
+        return self._recent_bytes / _WINDOW_SECONDS
+
+
+class Tally:
+    """Bytes by peer, half of which are forgotten every half-life. Who is forgotten takes no memory."""
+
+    def __init__(self, half_life_seconds: float = 10.0, max_peers: int = 1024) -> None:
+        self._half_life_seconds = half_life_seconds
+        self._max_peers = max_peers
+        self._counts: dict[str, tuple[float, float]] = {}  # bytes, at time
+
+    def add(self, peer: str, size_bytes: int) -> None:
+        held = self.of(peer)
+        self._counts.pop(peer, None)
+        self._counts[peer] = (held + size_bytes, trio.current_time())
+        if len(self._counts) > self._max_peers:
+            del self._counts[next(iter(self._counts))]
+
+    def of(self, peer: str) -> float:
+        held, at = self._counts.get(peer, (0.0, 0.0))
+        return held * 0.5 ** ((trio.current_time() - at) / self._half_life_seconds) if held else 0.0

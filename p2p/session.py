@@ -1,0 +1,246 @@
+"""Our dealings with one holder: a stream of news about what it has, and lanes that pieces come on.
+
+See `p2p.serving` for the protocol. What to ask is for `Fetching` to say; here it is asked and received.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from p2p.agenda import Ask
+from p2p.errors import Busy, ProtocolViolation, TransportTimeout
+from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings
+from p2p.news import MAX_WATCHED
+from p2p.protocols import PeerId, Stream, Transport
+from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, send_frame
+
+_CLOSE_SECONDS = 1.0
+_LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
+
+
+class Desk(Protocol):
+    """Who says what to ask, and takes what comes."""
+
+    def next_ask(self, holder: PeerId) -> "Ask | ManifestAsk | None": ...
+
+    def take_news(self, holder: PeerId, blob_id: str, bitmap: bytes | None) -> None: ...
+
+    def take_piece(self, holder: PeerId, ask: Ask, data: bytearray) -> Awaitable[None]: ...
+
+    def take_manifest(self, holder: PeerId, blob_id: str, answer: Fields) -> Awaitable[None]: ...
+
+    def may_receive(self, size_bytes: int) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True)
+class ManifestAsk:
+    blob_id: str
+
+
+class Hello:
+    """The first question on a lane: a holder at a limit answers that it is busy."""
+
+
+@dataclass(eq=False)
+class Lane:
+    stream: Stream
+    asked: deque[Ask | ManifestAsk | Hello] = field(default_factory=deque)  # in the order of the answers
+    asked_bytes: int = 0
+    filled: trio.Event = field(default_factory=trio.Event)
+    sending: trio.Lock = field(default_factory=trio.Lock)
+
+    async def ask(self, what: Ask | ManifestAsk | Hello) -> None:
+        self.asked.append(what)
+        self.asked_bytes += what.size_bytes if isinstance(what, Ask) else 0
+        self.filled.set()
+        await self.say(_message(what))
+
+    async def say(self, message: dict[str, object]) -> None:
+        async with self.sending:
+            await send_frame(self.stream, message)
+
+    def landed(self) -> None:
+        what = self.asked.popleft()
+        self.asked_bytes -= what.size_bytes if isinstance(what, Ask) else 0
+
+
+def _message(what: Ask | ManifestAsk | Hello) -> dict[str, object]:
+    if isinstance(what, Ask):
+        return {"piece": what.piece, "of": what.blob_id}
+    return {"want": what.blob_id} if isinstance(what, ManifestAsk) else {"hello": True}
+
+
+class Session:
+    """`run` lasts until the holder fails us or `scope` is cancelled. `useful_at`: when something last came of it."""
+
+    def __init__(self, holder: PeerId, desk: Desk, transport: Transport, settings: ExchangeSettings) -> None:
+        self.holder = holder
+        self.scope = trio.CancelScope()
+        self.fruitful = False
+        self.refused = False  # it did not give something that it says it has
+        self.cancelled: set[tuple[str, int]] = set()  # (blob id, piece) that it need not give
+        self.useful_at = self.heard_at = trio.current_time()
+        self.watched: frozenset[str] = frozenset()
+        self.have: dict[str, bytes] = {}  # what it said last of those; not judged
+        self._desk = desk
+        self._transport = transport
+        self._settings = settings
+        self._lanes: list[Lane] = []
+        self._asked_to_watch: frozenset[str] = frozenset()  # the holder knows what it told us of these
+        self._watching_changed = trio.Event()
+        self._woken = trio.Event()
+
+    def watch(self, blob_ids: Iterable[str]) -> None:
+        blob_ids = frozenset(sorted(blob_ids)[:MAX_WATCHED])
+        if blob_ids != self.watched:
+            self.watched = blob_ids
+            self._watching_changed.set()
+
+    def remember(self, blob_id: str, bitmap: bytes | None) -> None:
+        self.have.pop(blob_id, None)
+        if bitmap is not None and blob_id in self._asked_to_watch:
+            self.have[blob_id] = bitmap
+
+    def wake(self) -> None:
+        """There may be something to ask."""
+        self._woken.set()
+
+    def waits_since(self) -> float | None:
+        """Since when nothing came although something was asked; None if nothing is due."""
+        due = any(not isinstance(one, Hello) for lane in self._lanes for one in lane.asked)
+        return self.useful_at if due else None
+
+    async def cancel(self, blob_id: str, piece: int) -> None:
+        """The holder need not send it any more. Too late is no harm."""
+        for lane in self._lanes:
+            if any(isinstance(one, Ask) and (one.blob_id, one.piece) == (blob_id, piece) for one in lane.asked):
+                await lane.say({"cancel": piece, "of": blob_id})
+
+    async def run(self) -> None:
+        """Raises an exception group of ProtocolViolation (it lies) and TransportError."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_news)
+            nursery.start_soon(self._watch_over)
+            while True:
+                self._woken = trio.Event()
+                what = self._desk.next_ask(self.holder)
+                if what is None:
+                    await self._woken.wait()
+                    continue
+                if isinstance(what, Ask):
+                    await self._desk.may_receive(what.size_bytes)
+                lane = await self._lane(nursery)
+                if self.waits_since() is None:
+                    self.useful_at = trio.current_time()
+                await lane.ask(what)
+
+    async def _lane(self, nursery: trio.Nursery) -> Lane:
+        best = min(self._lanes, key=lambda lane: lane.asked_bytes, default=None)
+        if best is not None and (best.asked_bytes < _LANE_BYTES or len(self._lanes) >= self._settings.lanes):
+            return best
+        lane = Lane(await self._open())
+        self._lanes.append(lane)
+        await lane.ask(Hello())
+        nursery.start_soon(self._receive, lane)
+        return lane
+
+    async def _open(self) -> Stream:
+        with trio.move_on_after(self._settings.connect_seconds):
+            return await self._transport.open(self.holder, PROTOCOL)
+        raise TransportTimeout(f"{self.holder}: no stream in {self._settings.connect_seconds} s")
+
+    async def _follow_news(self) -> None:
+        stream = await self._open()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._say_what_we_watch, stream)
+                while True:
+                    answer = Fields(await receive_frame(_Heard(stream, self), MAX_FRAME_BYTES))
+                    if answer.has("busy"):
+                        raise Busy(f"{self.holder} is busy")
+                    for item in answer.items("news", MAX_WATCHED):
+                        self._take_news(item)
+        finally:
+            await _close(stream)
+
+    def _take_news(self, item: object) -> None:
+        match item:
+            case [str(blob_id), bytes() | None as bitmap]:
+                self._desk.take_news(self.holder, blob_id, bitmap)
+            case _:
+                raise ProtocolViolation("news that are none")
+
+    async def _say_what_we_watch(self, stream: Stream) -> None:
+        while True:
+            self._watching_changed = trio.Event()
+            self._asked_to_watch = self.watched
+            self.have = {blob_id: bitmap for blob_id, bitmap in self.have.items() if blob_id in self.watched}
+            await send_frame(stream, {"watch": sorted(self.watched)})
+            await self._watching_changed.wait()
+
+    async def _watch_over(self) -> None:
+        """Signs of life come on the stream of news; when neither they nor pieces do, the holder is gone."""
+        while True:
+            silent_seconds = trio.current_time() - self.heard_at
+            if silent_seconds >= self._settings.stall_seconds:
+                raise TransportTimeout(f"{self.holder}: silent for {silent_seconds:.0f} s")
+            await trio.sleep(self._settings.stall_seconds - silent_seconds + 1e-3)
+
+    async def _receive(self, lane: Lane) -> None:
+        heard = _Heard(lane.stream, self)
+        try:
+            while await self._asked(lane):
+                match lane.asked[0]:
+                    case Ask() as ask:
+                        data = await receive_buffer(heard, ask.size_bytes)
+                        lane.landed()
+                        if data:
+                            self.fruitful = True
+                        self.useful_at = trio.current_time()
+                        await self._desk.take_piece(self.holder, ask, data)
+                    case ManifestAsk(blob_id):
+                        answer = Fields(await receive_frame(heard, MAX_MANIFEST_FRAME_BYTES))
+                        lane.landed()
+                        self.useful_at = trio.current_time()
+                        await self._desk.take_manifest(self.holder, blob_id, answer)
+                    case Hello():
+                        if Fields(await receive_frame(heard)).has("busy"):
+                            raise Busy(f"{self.holder} is busy")
+                        lane.landed()
+                self.wake()
+        finally:
+            await _close(lane.stream)
+
+    async def _asked(self, lane: Lane) -> bool:
+        """Wait for a question; after a long silence the lane is given up, before the holder does so."""
+        with trio.move_on_after(self._settings.idle_seconds / 3):
+            while not lane.asked:
+                lane.filled = trio.Event()
+                await lane.filled.wait()
+        if not lane.asked:
+            self._lanes.remove(lane)
+        return bool(lane.asked)
+
+
+class _Heard:
+    """A stream whose every byte is a sign of life."""
+
+    def __init__(self, stream: Stream, session: Session) -> None:
+        self._stream = stream
+        self._session = session
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        data = await self._stream.receive_some(max_bytes)
+        self._session.heard_at = trio.current_time()
+        return data
+
+
+async def _close(stream: Stream) -> None:
+    with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+        await stream.aclose()

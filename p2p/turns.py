@@ -1,0 +1,144 @@
+"""In which order pieces leave: the uplink is one, and many ask for it at once.
+
+First what matters most; of that what was sent the least, so that an origin gives each piece once before it gives any
+twice and the others can relay; of that, chance, which favours those who give to us. Nobody waits for ever: a request
+that waited long enough goes first.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from p2p.pace import Cap, Meter
+from p2p.protocols import PeerId
+
+_MAX_BLOBS_COUNTED = 512
+_GIVERS_WEIGHT = 4.0
+
+
+@dataclass(frozen=True)
+class TurnSettings:
+    least_bytes: int = 512 << 10  # on their way into the transport at a time
+    ahead_seconds: float = 0.3  # of the uplink's rate, where that is more
+    slow_seconds: float = 1.0  # who takes longer for a piece does not keep others waiting
+    patience_seconds: float = 2.0  # after so long a request goes before others
+
+
+@dataclass(eq=False)
+class Turn:
+    """A piece that somebody wants; the smaller `priority` comes first."""
+
+    peer: PeerId
+    blob_id: str
+    piece: int
+    size_bytes: int
+    priority: int
+    since: float = 0.0  # on trio's clock
+    granted: trio.Event = field(default_factory=trio.Event)
+
+
+def choose(
+    waiting: list[Turn],
+    times_sent: Callable[[Turn], int],
+    worth: Callable[[PeerId], float],
+    longest_since: float,
+    chance: random.Random,
+) -> Turn:
+    """Whose turn it is. Pure but for `chance`. `waiting` is in order of arrival, and not empty."""
+    first = min(turn.priority for turn in waiting)
+    waiting = [turn for turn in waiting if turn.priority == first]
+    if waiting[0].since < longest_since:
+        return waiting[0]
+    least = min(map(times_sent, waiting))
+    waiting = [turn for turn in waiting if times_sent(turn) == least]
+    worths = [worth(turn.peer) for turn in waiting]
+    most = max(worths)
+    weights = [1.0 + (_GIVERS_WEIGHT * one / most if most > 0 else 0.0) for one in worths]
+    return chance.choices(waiting, weights)[0]
+
+
+class Turns:
+    """`run` gives turns. `worth(peer)`: how much it gives us, in any unit."""
+
+    def __init__(self, settings: TurnSettings, cap: Cap, sent: Meter, worth: Callable[[PeerId], float]) -> None:
+        self._settings = settings
+        self._cap = cap
+        self._sent = sent
+        self._worth = worth
+        self._chance = random.Random()
+        self._waiting: list[Turn] = []
+        self._sending: dict[Turn, float] = {}  # since when
+        self._times_sent: dict[str, Counter[int]] = {}
+        self._changed = trio.Event()
+
+    @asynccontextmanager
+    async def take(self, turn: Turn) -> AsyncIterator[None]:
+        """The block sends the piece."""
+        turn.since = trio.current_time()
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            await turn.granted.wait()
+            yield
+        finally:
+            if self._sending.pop(turn, None) is None:
+                self._waiting.remove(turn)
+            self._wake()
+
+    def give_back(self, turn: Turn) -> None:
+        """Nothing is sent after all."""
+        self._cap.spend(-turn.size_bytes)
+        if turn.blob_id in self._times_sent:
+            self._times_sent[turn.blob_id][turn.piece] -= 1
+
+    async def run(self) -> None:
+        """Give turns, for ever."""
+        while True:
+            pause_seconds = self._pause_seconds()
+            if pause_seconds > 0:
+                with trio.move_on_after(pause_seconds):
+                    await self._changed.wait()
+                continue
+            await self._cap.ready()
+            if self._waiting:
+                self._grant(trio.current_time())
+
+    def _grant(self, now: float) -> None:
+        longest_since = now - self._settings.patience_seconds
+        turn = choose(self._waiting, self._times, self._worth, longest_since, self._chance)
+        self._waiting.remove(turn)
+        self._sending[turn] = now
+        self._cap.spend(turn.size_bytes)
+        self._count(turn)
+        turn.granted.set()
+
+    def _pause_seconds(self) -> float:
+        """0: a turn can be given now; else how long to wait, unless something changes."""
+        if not self._waiting:
+            return math.inf
+        now, settings = trio.current_time(), self._settings
+        timely = [(turn, at) for turn, at in self._sending.items() if now - at < settings.slow_seconds]
+        room_bytes = max(settings.least_bytes, self._sent.rate * settings.ahead_seconds)
+        if not timely or sum(turn.size_bytes for turn, _ in timely) < room_bytes:
+            return 0.0
+        return settings.slow_seconds - (now - timely[0][1]) + 1e-6
+
+    def _times(self, turn: Turn) -> int:
+        counts = self._times_sent.get(turn.blob_id)
+        return 0 if counts is None else counts[turn.piece]
+
+    def _count(self, turn: Turn) -> None:
+        counts = self._times_sent.pop(turn.blob_id, None)
+        self._times_sent[turn.blob_id] = counts = Counter() if counts is None else counts
+        counts[turn.piece] += 1
+        if len(self._times_sent) > _MAX_BLOBS_COUNTED:
+            del self._times_sent[next(iter(self._times_sent))]
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

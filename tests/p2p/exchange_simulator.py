@@ -1,0 +1,262 @@
+"""A discrete-event simulation of the exchange: no clock, no sockets, the very agenda and turns of `p2p`.
+
+Every peer asks its neighbours as `p2p.agenda` says, serves them in the order of `p2p.turns.choose`, one piece at a time
+at its uplink's rate, and tells them what is new every NEWS_SECONDS. Pieces queue at the receiver's downlink.
+"""
+
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from p2p.agenda import Agenda, Ask, Wanted
+from p2p.schedule import Schedule
+from p2p.turns import Turn, TurnSettings, choose
+from p2p.window import WindowSettings
+
+NEWS_SECONDS = 0.25
+LANES = 2
+EFFICIENCY = 0.955  # what is left of an IP link after TCP, Noise and framing
+
+
+@dataclass(frozen=True)
+class SimulatedLink:
+    """Rates in bytes a second of IP packets; the way between two peers takes both their one-way delays."""
+
+    up: float
+    down: float
+    one_way_seconds: float = 0.0125
+
+
+@dataclass
+class Outcome:
+    """`seconds`: when the last peer had everything; `finished`: all of them; the rest counts pieces."""
+
+    seconds: float = 0.0
+    finished: list[float] = field(default_factory=list)
+    sent: int = 0
+    wasted: int = 0
+    sent_by_origin: Counter[tuple[str, int]] = field(default_factory=Counter)
+    doubled_early: int = 0  # by an origin, while pieces of its own had not left it once
+
+
+class SimulatedPeer:
+    def __init__(self, name: str, link: SimulatedLink, world: "World") -> None:
+        self.name, self.link, self.world = name, link, world
+        self.agenda = Agenda(WindowSettings())
+        self.schedules: dict[str, Schedule] = {}
+        self.have: dict[str, bytearray] = {}
+        self.neighbours: list[SimulatedPeer] = []
+        self.queues: dict[str, deque[Turn]] = {}
+        self.cancelled: set[int] = set()
+        self.asks: dict[int, Ask] = {}
+        self.sending = False
+        self.down_free_at = 0.0
+        self.missing = 0
+        self.given: Counter[str] = Counter()
+        self.times_sent: Counter[tuple[str, int]] = Counter()
+        self.fresh: set[str] = set()
+        self.will_tell = False
+
+    # As a fetcher
+
+    def ask(self, holder: "SimulatedPeer") -> None:
+        world = self.world
+        while (ask := self.agenda.next_for(holder.name, world.now)) is not None:
+            delay = self.link.one_way_seconds + holder.link.one_way_seconds
+            turn = Turn(self.name, ask.blob_id, ask.piece, ask.size_bytes, 1)
+            self.asks[id(turn)] = ask
+            world.after(delay, lambda turn=turn: holder.requested(turn))
+            if ask.instead_of is not None:
+                slower = world.peers[ask.instead_of]
+                world.after(delay, lambda a=ask, s=slower: s.cancel(self.name, a.blob_id, a.piece))
+
+    def received(self, holder: "SimulatedPeer", turn: Turn, arrived: bool) -> None:
+        ask, world = self.asks.pop(id(turn)), self.world
+        self.agenda.landed(holder.name, ask, world.now, arrived=arrived)
+        schedule = self.schedules[ask.blob_id]
+        if not arrived:
+            schedule.dropped(holder.name, ask.piece)
+        else:
+            self.given[holder.name] += ask.size_bytes
+            if schedule.wants(ask.piece):
+                self.have[ask.blob_id][ask.piece] = 1
+                self.missing -= 1
+                if not self.missing:
+                    world.outcome.finished.append(world.now)
+                self.news(ask.blob_id)
+            else:
+                world.outcome.wasted += 1
+            schedule.got(holder.name, ask.piece)
+        self.ask(holder)
+
+    def told(self, holder: "SimulatedPeer", blob_id: str, bitmap: bytes) -> None:
+        if blob_id in self.schedules:
+            self.schedules[blob_id].offer(holder.name, bitmap)
+
+    # As a holder
+
+    def news(self, blob_id: str) -> None:
+        self.fresh.add(blob_id)
+        if not self.will_tell:
+            self.will_tell = True
+            self.world.after(NEWS_SECONDS * self.world.random.uniform(0.2, 1.0), self.tell)
+
+    def tell(self) -> None:
+        self.will_tell = False
+        bitmaps = {blob_id: bits(self.have[blob_id]) for blob_id in self.fresh}
+        self.fresh.clear()
+        for neighbour in self.neighbours:
+            delay = self.link.one_way_seconds + neighbour.link.one_way_seconds
+            self.world.after(delay, lambda n=neighbour: n.hear(self, bitmaps))
+
+    def hear(self, holder: "SimulatedPeer", bitmaps: dict[str, bytes]) -> None:
+        if self.missing:
+            for blob_id, bitmap in bitmaps.items():
+                self.told(holder, blob_id, bitmap)
+            self.ask(holder)
+
+    def requested(self, turn: Turn) -> None:
+        turn.since = self.world.now
+        self.queues.setdefault(turn.peer, deque()).append(turn)
+        self.send()
+
+    def cancel(self, peer: str, blob_id: str, piece: int) -> None:
+        for turn in self.queues.get(peer, ()):
+            if (turn.blob_id, turn.piece) == (blob_id, piece):
+                self.cancelled.add(id(turn))
+
+    def send(self) -> None:
+        if self.sending:
+            return
+        heads = sorted((t for queue in self.queues.values() for t in list(queue)[:LANES]), key=lambda t: t.since)
+        if not heads:
+            return
+        world, patience = self.world, TurnSettings().patience_seconds
+        turn = choose(heads, self.sent_before, lambda p: self.given[p], world.now - patience, world.random)
+        self.queues[turn.peer].remove(turn)
+        receiver = world.peers[turn.peer]
+        delay = self.link.one_way_seconds + receiver.link.one_way_seconds
+        if id(turn) in self.cancelled:
+            self.cancelled.discard(id(turn))
+            world.after(delay, lambda: receiver.received(self, turn, False))
+            self.send()
+            return
+        self.count(turn)
+        self.sending = True
+        takes = turn.size_bytes / (self.link.up * EFFICIENCY)
+        world.after(takes, self.sent)
+        world.after(takes + delay, lambda: receiver.arriving(self, turn))
+
+    def sent_before(self, turn: Turn) -> int:
+        return self.times_sent[turn.blob_id, turn.piece]
+
+    def count(self, turn: Turn) -> None:
+        outcome, key = self.world.outcome, (turn.blob_id, turn.piece)
+        if turn.blob_id == self.name and self.times_sent[key]:
+            mine = self.have[self.name]
+            outcome.doubled_early += any(not self.times_sent[self.name, piece] for piece in range(len(mine)))
+        self.times_sent[key] += 1
+        outcome.sent += 1
+
+    def sent(self) -> None:
+        self.sending = False
+        self.send()
+
+    def arriving(self, holder: "SimulatedPeer", turn: Turn) -> None:
+        now = self.world.now
+        self.down_free_at = max(now, self.down_free_at) + turn.size_bytes / (self.link.down * EFFICIENCY)
+        self.world.after(self.down_free_at - now, lambda: self.received(holder, turn, True))
+
+
+class World:
+    """Peers 0..origins-1 have a payload each, named after them; all want all."""
+
+    def __init__(
+        self,
+        links: Sequence[SimulatedLink],
+        payload_bytes: int,
+        piece_bytes: int,
+        *,
+        origins: int | None = None,
+        neighbours: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.now = 0.0
+        self.random = random.Random(seed)
+        self.outcome = Outcome()
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._count = 0
+        self.peers = {str(i): SimulatedPeer(str(i), link, self) for i, link in enumerate(links)}
+        pieces = -(-payload_bytes // piece_bytes)
+        blobs = list(self.peers)[: len(links) if origins is None else origins]
+        for peer in self.peers.values():
+            for blob_id in blobs:
+                self._equip(peer, blob_id, pieces, payload_bytes, piece_bytes)
+        self._acquaint(len(links) if neighbours is None else neighbours)
+
+    def _equip(self, peer: SimulatedPeer, blob_id: str, pieces: int, payload_bytes: int, piece_bytes: int) -> None:
+        mine = blob_id == peer.name
+        peer.have[blob_id] = bytearray([mine]) * pieces
+        if not mine:
+            peer.missing += pieces
+            schedule = peer.schedules[blob_id] = Schedule(pieces, range(pieces), pieces, self.random.getrandbits(32))
+            size = lambda piece: min(piece_bytes, payload_bytes - piece * piece_bytes)  # noqa: E731
+            peer.agenda.add(blob_id, Wanted(schedule, size, 1))
+
+    def _acquaint(self, neighbours: int) -> None:
+        peers = list(self.peers.values())
+        for place, peer in enumerate(peers):
+            ring = [peers[(place + 1) % len(peers)]]  # connected, whatever chance does
+            for other in [*ring, *self.random.sample(peers, min(neighbours // 2, len(peers)))]:
+                if other is not peer and other not in peer.neighbours:
+                    peer.neighbours.append(other)
+                    other.neighbours.append(peer)
+        if neighbours >= len(peers):
+            for peer in peers:
+                peer.neighbours = [other for other in peers if other is not peer]
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (self.now + max(seconds, 0.0), self._count, action))
+
+    def run(self) -> Outcome:
+        for peer in self.peers.values():
+            for blob_id, have in peer.have.items():
+                if any(have):
+                    peer.news(blob_id)
+        everybody = sum(1 for peer in self.peers.values() if peer.missing)
+        while self._events and len(self.outcome.finished) < everybody:
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+        assert len(self.outcome.finished) == everybody, "it stopped before everybody had everything"
+        self.outcome.seconds = self.now
+        return self.outcome
+
+
+def bits(have: bytearray) -> bytes:
+    return int("".join(map(str, reversed(have))), 2).to_bytes(-(-len(have) // 8), "little")
+
+
+def bound_seconds(links: Sequence[SimulatedLink], payload_bytes: int, origins: int | None = None) -> float:
+    """max(P/U_min, (N-1)P/D_min, N(N-1)P/sum U), with V receivers that send nothing of their own: N(N-1+V)P/sum U."""
+    count = len(links) if origins is None else origins
+    needed = count * (count - 1) + count * (len(links) - count)
+    return max(
+        payload_bytes / min(link.up for link in links[:count]),
+        (count - 1) * payload_bytes / min(link.down for link in links),
+        needed * payload_bytes / sum(link.up for link in links),
+    )
+
+
+if __name__ == "__main__":
+    MBIT = 125_000
+    for count in (4, 8, 12, 16):
+        for fast in (0, max(count // 4, 1)):
+            links = [SimulatedLink(20 * MBIT * (5 if i < fast else 1), 100 * MBIT) for i in range(count)]
+            size = int(30 / bound_seconds(links, 1))
+            done = World(links, size, 128 << 10).run()
+            bound = bound_seconds(links, size)
+            over = done.seconds / bound
+            print(count, fast, round(over, 3), "wasted", done.wasted / done.sent, "early doubles", done.doubled_early)

@@ -144,7 +144,8 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
             SwarmSettings(spec.run_id, config.node.role, config.network.bootstrap),
             on_rejected=lambda reason: metrics.count_rejection(reason if reason == VIOLATION else f"record-{reason}"),
         )
-        dht.admit = swarm.admit = admission
+        swarm.admit = admission
+        dht.admit = lambda author: admission(author) or author == hotkey.hotkey  # also unregistered, we keep our own
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         traffic = Traffic(spec, metrics)
         exchange = _exchange(swarm, blobs, metrics, traffic)

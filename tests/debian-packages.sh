@@ -2,10 +2,19 @@
 # Installs the Debian packages that some tests need; without them, those tests are skipped and say why.
 #   iproute2   `ip`: two machines on one, as network namespaces
 #   systemd    `systemd-analyze`: is the unit file good?
+#   tmux       `covenantctl top` on a real terminal
+#   chromium   the status page in a real browser
+#   prometheus a real server scrapes us; promtool checks metrics and alert rules
 # COVENANTD_SKIP_APT=1 installs nothing.
 set -euo pipefail
 
-if command -v ip >/dev/null && command -v systemd-analyze >/dev/null; then
+have_all() {
+  for program in ip systemd-analyze tmux chromium promtool; do
+    command -v "$program" >/dev/null || return 1
+  done
+}
+
+if have_all; then
   exit 0
 elif [ -n "${COVENANTD_SKIP_APT:-}" ]; then
   echo "debian-packages: skipped by COVENANTD_SKIP_APT"
@@ -14,5 +23,5 @@ elif [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 else
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q
-  apt-get install -qy --no-install-recommends iproute2 systemd
+  apt-get install -qy --no-install-recommends iproute2 systemd tmux chromium prometheus
 fi

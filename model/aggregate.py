@@ -58,15 +58,14 @@ def combine(
     for band in bands(layout):
         shape = band.group.stop - band.group.first, layout.chunk
         total = buffer.resize_(shape).zero_()  # kept: fresh pages for each band would cost more than the sums
-        for sparse, clip, weight in zip(roster, clips[band.number], weights, strict=True):
-            add_(total, band, sparse, _factor(clip, weight))
+        add_(total, band, roster, _factors(clips[band.number], weights))
         yield band, divide(total, band, roster, weights)
 
 
-def _factor(clip: float | None, weight: float) -> Tensor | None:
-    if clip is None and weight == 1.0:
-        return None
-    return torch.tensor((1.0 if clip is None else clip) * weight, dtype=torch.float32)
+def _factors(clips: Sequence[float | None], weights: Sequence[float]) -> Tensor | None:
+    """fp32 [contributions]; None if all are 1."""
+    factors = [(1.0 if clip is None else clip) * weight for clip, weight in zip(clips, weights, strict=True)]
+    return None if all(factor == 1.0 for factor in factors) else torch.tensor(factors, dtype=torch.float32)
 
 
 def _by_roster(total: Tensor, _: Band, roster: Sequence[Sparse], weights: Sequence[float]) -> Tensor:
@@ -82,7 +81,7 @@ def _by_senders(total: Tensor, band: Band, roster: Sequence[Sparse], weights: Se
     for sparse, weight in zip(roster, weights, strict=True):
         indices = sparse.indices[band.rows].long()
         share = torch.full(indices.shape, weight, dtype=torch.float32)
-        if sparse.scales.dim() == 1:
+        if not band.rule.per_tensor:
             share.masked_fill_((sparse.scales[band.rows] == 0).unsqueeze(1), 0.0)
         if band.present is not None:
             share.masked_fill_(~band.present, 0.0)

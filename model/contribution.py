@@ -96,7 +96,7 @@ def _check(layout: Layout, sparse: Sparse) -> None:
     """What concerns several sections, or all indices, band by band."""
     for band in bands(layout):
         indices, codes = sparse.indices[band.rows], sparse.codes[band.rows]
-        if sparse.scales.dim() == 1 and codes[sparse.scales[band.rows] == 0].any():
+        if not band.rule.per_tensor and codes[sparse.scales[band.rows] == 0].any():
             raise ContributionError("value codes in a chunk of scale zero")
         rising = indices[:, 1:] > indices[:, :-1]
         if not (rising if band.present is None else rising | ~band.present[:, 1:]).all():

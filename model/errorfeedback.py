@@ -71,7 +71,9 @@ class ErrorFeedback:
         self.trained_round = round_
 
     def unclaimed(self) -> Tensor:
-        """e less what is claimed: what may be selected from. A new fp32 [P]."""
+        """e less what is claimed: what may be selected from. fp32 [P], not to be changed: e itself without claims."""
+        if not self.claims:
+            return self.gross
         left = self.gross.clone()
         for claim in self.claims:
             subtract_(left, self._layout, claim.sparse, self._factor(claim))
@@ -96,7 +98,7 @@ class ErrorFeedback:
 
     def norm(self) -> float:
         """The L2 norm of e less its claims, for reports."""
-        return float(torch.linalg.vector_norm(self.unclaimed() if self.claims else self.gross))
+        return float(torch.linalg.vector_norm(self.unclaimed()))
 
     def _factor(self, claim: Claim) -> Tensor:
         """β^d, multiplied as e was, fp32 []."""

@@ -39,6 +39,10 @@ class Group(Protocol):
         """fp32 [P] -> fp32 [stop - first, chunk], a copy or a view; padding is 0."""
         ...
 
+    def subtract_chunks(self, flat: Tensor, chunks: Tensor, out: Tensor) -> None:
+        """out ← flat - chunks on its parameters, both fp32 [P]; [stop - first, chunk]."""
+        ...
+
     def from_chunks(self, chunks: Tensor) -> Tensor:
         """The inverse on one group: [stop - first, chunk] -> [length], a copy or a view; padding is dropped."""
         ...
@@ -99,6 +103,15 @@ class Matrix:
         blocks = matrix.view(self.down, self.side, self.across, self.side)
         return blocks.permute(0, 2, 1, 3).reshape(-1, self.side * self.side)
 
+    def subtract_chunks(self, flat: Tensor, chunks: Tensor, out: Tensor) -> None:
+        shape = (self.rows, self.columns) if self.padded else (self.down, self.side, self.across, self.side)
+        old, new = (one[self.offset : self.offset + self.length].view(shape) for one in (flat, out))
+        if self.padded:
+            torch.sub(old, self.from_chunks(chunks).view(shape), out=new)
+        else:
+            blocks = chunks.view(self.down, self.across, self.side, self.side)
+            torch.sub(old, blocks.permute(0, 2, 1, 3), out=new)
+
     def from_chunks(self, chunks: Tensor) -> Tensor:
         blocks = chunks.view(self.down, self.across, self.side, self.side).permute(0, 2, 1, 3)
         matrix = blocks.reshape(self.down * self.side, self.across * self.side)
@@ -154,6 +167,13 @@ class Run:
         joined = torch.cat([flat[offset : offset + length] for offset, length in self.spans])
         padding = (self.stop - self.first) * self.chunk - self.length
         return torch.nn.functional.pad(joined, (0, padding)).view(-1, self.chunk)
+
+    def subtract_chunks(self, flat: Tensor, chunks: Tensor, out: Tensor) -> None:
+        part, start = self.from_chunks(chunks), 0
+        for offset, length in self.spans:
+            span = slice(offset, offset + length)
+            torch.sub(flat[span], part[start : start + length], out=out[span])
+            start += length
 
     def from_chunks(self, chunks: Tensor) -> Tensor:
         return chunks.reshape(-1)[: self.length]

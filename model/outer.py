@@ -39,10 +39,6 @@ def outer_step(
     clips = clipping(layout, roster)
     for band, update in combine(layout, roster, clips, weights):
         squares += float(torch.linalg.vector_norm(update.mul_(rate), dim=1).double().square().sum())
-        step, start = band.group.from_chunks(update), 0
-        for offset, length in band.group.spans:
-            span = slice(offset, offset + length)
-            torch.sub(theta[span], step[start : start + length], out=out[span])
-            start += length
+        band.group.subtract_chunks(theta, update, out)
     clipped = sum(clip is not None for of_group in clips for clip in of_group)
     return OuterStep(out, sqrt(squares), clipped)

@@ -92,11 +92,16 @@ def quantize_signs(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tens
     return scales.to(torch.uint8), codes
 
 
-def dequantize(scales: Tensor, codes: Tensor, factor: Tensor | None = None) -> Tensor:
-    """Scale codes uint8 [m], value codes uint8 [m, k] -> fp32 [m, k]; times fp32 [], rounded once more, if given."""
-    table = _VALUES if factor is None else _VALUES * factor
+def dequantize(scales: Tensor, codes: Tensor) -> Tensor:
+    """Scale codes uint8 [m], value codes uint8 [m, k] -> fp32 [m, k]."""
     keys = codes.to(torch.int32).add_(scales.to(torch.int32).mul_(4).unsqueeze(1))
-    return torch.index_select(table, 0, keys.view(-1)).view(codes.shape)
+    return torch.index_select(_VALUES, 0, keys.view(-1)).view(codes.shape)
+
+
+def dequantize_signs(scales: Tensor, codes: Tensor) -> Tensor:
+    """As `dequantize`, of value codes 0 and 2 only: a product with 1 - code, which rounds nothing."""
+    magnitudes = torch.index_select(MAGNITUDES[:, 0], 0, scales.int())
+    return codes.float().neg_().add_(1.0).mul_(magnitudes.unsqueeze(1))
 
 
 def norm(scales: Tensor, codes: Tensor, kept: Tensor) -> float:
@@ -110,8 +115,19 @@ def norm(scales: Tensor, codes: Tensor, kept: Tensor) -> float:
     counts = torch.zeros(256, 2, dtype=torch.int64)
     counts[:, 1].index_add_(0, scales.int(), larger)
     counts[:, 0].index_add_(0, scales.int(), kept - larger)
-    pairs = zip(counts.view(-1).tolist(), MAGNITUDES.view(-1).tolist(), strict=True)
-    return sqrt(fsum(count * (magnitude * magnitude) for count, magnitude in pairs if count))
+    return _root_of_squares(counts.view(-1), MAGNITUDES.view(-1))
+
+
+def norm_signs(scales: Tensor, _: Tensor, kept: Tensor) -> float:
+    """As `norm`, of value codes 0 and 2 only: all values of a chunk have its scale."""
+    counts = torch.zeros(256, dtype=torch.int64).index_add_(0, scales.int(), kept)
+    return _root_of_squares(counts, MAGNITUDES[:, 0])
+
+
+def _root_of_squares(counts: Tensor, magnitudes: Tensor) -> float:
+    used = counts.nonzero().squeeze(1)
+    pairs = zip(counts[used].tolist(), magnitudes[used].tolist(), strict=True)
+    return sqrt(fsum(count * (magnitude * magnitude) for count, magnitude in pairs))
 
 
 def _floor_code(mean: Tensor) -> Tensor:

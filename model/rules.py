@@ -22,6 +22,8 @@ class Rule:
     codec_id: int  # in a contribution's header
     select: Callable[[Tensor, Tensor | None, Tensor, int], Tensor]  # see `topk.select`
     quantise: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]  # see `quantize.quantize`, `templar.quantize`
+    dequantise: Callable[[Tensor, Tensor], Tensor]  # see `quantize.dequantize`, `templar.dequantize`
+    norm: Callable[[Tensor, Tensor, Tensor], float]  # see `quantize.norm`, `templar.norm`
     per_tensor: bool  # whether a whole tensor is quantised together, to levels in fp32, and not each chunk
     scales: Section
     indices: Section
@@ -34,6 +36,8 @@ RULES = {
         1,
         topk.select,
         quantize.quantize,
+        quantize.dequantize,
+        quantize.norm,
         per_tensor=False,
         scales=sections.SCALES,
         indices=sections.INDICES_12,
@@ -44,6 +48,8 @@ RULES = {
         2,
         rowmax.select,
         quantize.quantize_signs,
+        quantize.dequantize_signs,
+        quantize.norm_signs,
         per_tensor=False,
         scales=sections.SCALES,
         indices=sections.COLUMNS,
@@ -54,6 +60,8 @@ RULES = {
         3,
         topk.select,
         quantize.quantize,
+        quantize.dequantize,
+        quantize.norm,
         per_tensor=False,
         scales=sections.SCALES,
         indices=sections.RANKS,
@@ -64,6 +72,8 @@ RULES = {
         4,
         topk.select,
         templar.quantize,
+        templar.dequantize,
+        templar.norm,
         per_tensor=True,
         scales=sections.LEVELS_OF_TENSORS,
         indices=sections.INDICES_12,

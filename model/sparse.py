@@ -1,15 +1,15 @@
 """A compressed pseudo-gradient in memory, and its way into flat vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import fsum, sqrt
 
 import torch
 from torch import Tensor
 
-from model import quantize, templar
 from model.groups import Group
 from model.layout import Layout
+from model.rules import Rule, rule_of
 
 BAND_CHUNKS = 256  # how many are worked on at once: bounds scratch memory, changes no bit
 
@@ -28,6 +28,7 @@ class Band:
     """Some chunks of a group: what of it is worked on at once."""
 
     number: int  # of the whole group in the layout
+    rule: Rule
     group: Group
     present: Tensor | None  # bool [chunks of the band, k]; None: all
 
@@ -38,29 +39,32 @@ class Band:
 
 def bands(layout: Layout) -> Iterator[Band]:
     """All of a layout, in order."""
+    rule = rule_of(layout.compression)
     for number, group in enumerate(layout.groups):
         for band in group.bands(BAND_CHUNKS):
-            yield Band(number, band, layout.present_in(band))
+            yield Band(number, rule, band, layout.present_in(band))
 
 
-def values(band: Band, sparse: Sparse, factor: Tensor | None = None) -> Tensor:
-    """fp32 [chunks of the band, k], times fp32 [] if given, rounded; 0 where absent."""
-    codes = sparse.codes[band.rows]
-    if sparse.scales.dim() == 1:
-        found = quantize.dequantize(sparse.scales[band.rows], codes, factor)
-    else:
-        levels = sparse.scales[band.number]
-        levels = levels if factor is None else levels * factor
-        found = torch.index_select(levels, 0, codes.reshape(-1).int()).view(codes.shape)
+def values(band: Band, roster: Sequence[Sparse], factors: Tensor | None = None) -> Tensor:
+    """fp32 [contributions, chunks of the band, k], 0 where absent, times `factors` fp32 [contributions], rounded."""
+    codes = torch.cat([sparse.codes[band.rows] for sparse in roster])
+    scales = [sparse.scales[band.number if band.rule.per_tensor else band.rows] for sparse in roster]
+    found = band.rule.dequantise(torch.stack(scales).flatten(), codes)
+    found = found.view(len(roster), -1, codes.shape[1])
+    if factors is not None:
+        found *= factors.view(-1, 1, 1)
     return found if band.present is None else found.masked_fill_(~band.present, 0.0)
 
 
-def add_(chunks: Tensor, band: Band, sparse: Sparse, factor: Tensor | None = None) -> None:
+def add_(chunks: Tensor, band: Band, roster: Sequence[Sparse], factors: Tensor | None = None) -> None:
     """chunks ← chunks + `values` at their indices: fp32 [chunks of the band, chunk] in place, no -0 in it.
 
-    Each coordinate gets at most one value; that absent entries add 0 to index 0 is not seen.
+    One contribution after the other. Each adds at most one value to a coordinate; that absent entries add 0 to index
+    0 is not seen.
     """
-    chunks.scatter_add_(1, sparse.indices[band.rows].long(), values(band, sparse, factor))
+    indices = torch.stack([sparse.indices[band.rows] for sparse in roster]).long()
+    for where, what in zip(indices, values(band, roster, factors), strict=True):
+        chunks.scatter_add_(1, where, what)
 
 
 def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> None:
@@ -71,7 +75,7 @@ def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> N
     for band in bands(layout):
         places = band.group.places(sparse.indices[band.rows].int())
         chosen = slice(None) if band.present is None else band.present
-        found = values(band, sparse, -factor)[chosen].view(-1)
+        found = values(band, [sparse], -factor)[0][chosen].view(-1)
         flat.scatter_add_(0, band.group.in_theta(places[chosen].view(-1)), found)
 
 
@@ -84,11 +88,10 @@ def dense(layout: Layout, sparse: Sparse) -> Tensor:
 
 def norm(layout: Layout, number: int, sparse: Sparse) -> float:
     """The L2 norm of a group's values; see `quantize.norm`."""
-    group = layout.groups[number]
+    group, rule = layout.groups[number], rule_of(layout.compression)
     rows = slice(group.first, group.stop)
-    if sparse.scales.dim() == 1:
-        return quantize.norm(sparse.scales[rows], sparse.codes[rows], layout.kept[rows])
-    return templar.norm(sparse.scales[number], sparse.codes[rows], layout.present_in(group))
+    scales = sparse.scales[number if rule.per_tensor else rows]
+    return rule.norm(scales, sparse.codes[rows], layout.kept[rows])
 
 
 def total_norm(layout: Layout, sparse: Sparse) -> float:

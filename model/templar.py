@@ -32,9 +32,20 @@ def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
     return levels, codes
 
 
-def norm(levels: Tensor, codes: Tensor, present: Tensor | None) -> float:
-    """The L2 norm of one tensor's decoded values, the same bits everywhere: from integer counts, rounded once."""
-    counts = torch.bincount((codes if present is None else codes[present]).reshape(-1), minlength=LEVELS).tolist()
+def dequantize(levels: Tensor, codes: Tensor) -> Tensor:
+    """Levels fp32 [n * 4] of n contributions' tensors, their codes uint8 [n * m, k] -> fp32 [n * m, k]."""
+    count = len(levels) // LEVELS
+    keys = codes.int().view(count, -1) + torch.arange(0, len(levels), LEVELS, dtype=torch.int32).unsqueeze(1)
+    return torch.index_select(levels, 0, keys.view(-1)).view(codes.shape)
+
+
+def norm(levels: Tensor, codes: Tensor, kept: Tensor) -> float:
+    """The L2 norm of one tensor's decoded values, the same bits everywhere: from integer counts, rounded once.
+
+    `kept` int64 [m]: entries of each chunk; other codes are 0.
+    """
+    counts = torch.bincount(codes.reshape(-1), minlength=LEVELS).tolist()
+    counts[0] -= codes.numel() - int(kept.sum())
     return sqrt(fsum(count * (level * level) for count, level in zip(counts, levels.tolist(), strict=True)))
 
 

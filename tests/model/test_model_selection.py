@@ -132,7 +132,9 @@ def test_templars_quantiser_uses_two_of_its_four_levels() -> None:
     assert shares[1] + shares[3] > 0.95
     assert float(levels[1]) == pytest.approx(-float(levels[3]), rel=0.05)
     decoded = levels[codes.long()]
-    assert templar.norm(levels, codes, None) == pytest.approx(float(torch.linalg.vector_norm(decoded)), rel=1e-5)
+    assert templar.norm(levels, codes, torch.full((300,), 64)) == pytest.approx(
+        float(torch.linalg.vector_norm(decoded)), rel=1e-5
+    )
     for level in range(4):
         if shares[level]:
             assert float(levels[level]) == pytest.approx(float(kept[codes == level].mean()), rel=1e-5)

@@ -16,20 +16,29 @@ _HEAD_SECONDS = 20.0
 
 async def learn(node: Node, changes: tuple[str, ...]) -> None:
     """Take up the changes that a certified roster names and we do not know yet. Raises BadRoster if it is at odds
-    with those we know, ConfigError for a change that this covenantd cannot follow: it stops, and says so."""
+    with those we know. With a change that this covenantd cannot follow it goes on up to the round from which that
+    holds; there it stops (ConfigError), and says so from now on."""
     known = node.journal.memory.changes
     if changes[: len(known)] != known[: len(changes)]:
         raise roster.BadRoster("the roster names other changes of the run spec than those certified before")
     for digest in changes[len(known) :]:
         change = await _fetch(node, digest)
-        node.history.add(change)
+        _follow(node, node.history, change)
         node.journal.update(changes=(*node.journal.memory.changes, digest), offered=None)
         log.info("run spec changes", revision=change.revision, first_round=change.first_round)
     put_in_force(node)
 
 
+def _follow(node: Node, history: SpecHistory, change: SpecChange) -> None:
+    reason = history.follow(change)
+    if reason is not None:
+        said = f"from round {change.first_round} on the run has rules that this covenantd cannot follow: {reason}"
+        log.error(said)
+        node.board.update(last_error=said)
+
+
 def put_in_force(node: Node) -> None:
-    """The spec of the round in work; its timing knows every round."""
+    """The spec of the round in work; its timing knows every round. Raises ConfigError where we cannot follow."""
     node.spec = node.history.at(node.journal.memory.round)
     node.agreement.revise(node.spec)
 
@@ -53,11 +62,11 @@ async def look_up(node: Node) -> None:
 
 async def _restore(node: Node) -> None:
     known = node.journal.memory.changes
-    if node.history.newest.revision == len(known):
+    if node.history.revision == len(known):
         return
     history = SpecHistory(node.history.genesis)
     for digest in known:
-        history.add(await _fetch(node, digest))
+        _follow(node, history, await _fetch(node, digest))
     node.history = history
     put_in_force(node)
 

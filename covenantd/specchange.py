@@ -104,10 +104,13 @@ def _same_types(spec: RunSpec, changes: Mapping[str, Any]) -> None:
 
 
 class SpecHistory:
-    """The genesis spec and its changes; what is in force in which round."""
+    """The genesis spec and its changes; what is in force in which round. `revision` counts them all, `newest` is the
+    last that this covenantd can follow."""
 
     def __init__(self, genesis: RunSpec, changes: Iterable[SpecChange] = ()) -> None:
         self._specs = [(0, genesis)]
+        self._end: tuple[int, str] | None = None
+        self.revision = 0
         for change in changes:
             self.add(change)
 
@@ -124,8 +127,25 @@ class SpecHistory:
         if change.first_round <= self._specs[-1][0]:
             raise ConfigError(f"spec change {change.revision} begins at {change.first_round}, before the last one")
         self._specs.append((change.first_round, apply(self.newest, change)))
+        self.revision = change.revision
+
+    def follow(self, change: SpecChange) -> str | None:
+        """Take up a certified change. One that this covenantd cannot follow ends its part in the run, but not before
+        the change holds; the reason is returned."""
+        try:
+            self.add(change)
+        except ConfigError as error:
+            self.revision = change.revision
+            self._end = self._end or (change.first_round, str(error))
+            return str(error)
+        return None
 
     def at(self, round: int) -> RunSpec:
-        """The spec in force in that round, with the timing of every round that is known."""
+        """The spec in force in that round, with the timing of every round that is known. Raises ConfigError for a
+        round under rules that this covenantd cannot follow."""
+        if self._end is not None and round >= self._end[0]:
+            raise ConfigError(
+                f"from round {self._end[0]} on the run has other rules ({self._end[1]}): upgrade covenantd"
+            )
         spec = next(spec for first, spec in reversed(self._specs) if round >= first)
         return replace(spec, timing=self.newest.timing, genesis_id=self.genesis.run_id)

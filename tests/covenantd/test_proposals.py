@@ -9,10 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from run_fixture import HOTKEYS, SPEC, enrolled, h
 
 from covenantd import roster
+from covenantd.chain.keys import Hotkey
+from covenantd.chain.protocol import MAX_COMMITMENT_FIELDS, MAX_FIELD_BYTES
 from covenantd.commits import Commit
 from covenantd.gauntlet.standing import Standing
 from covenantd.proposals import EARLY, View, compose, hearing, objection
-from covenantd.roster import NO_DIGEST, Roster, Vote, alpha_bits
+from covenantd.roster import NO_DIGEST, OnChainIdentity, Roster, Vote, alpha_bits
 from p2p.manifest import Manifest, piece_hash
 
 ROUND = 3
@@ -101,6 +103,22 @@ def test_a_hearing_is_refused_early_late_and_after_another_vote() -> None:
     assert "voted already" in str(hearing(view(0), h("e"), ROUND, h("d")))
     assert hearing(view(0), h("d"), ROUND, h("d")) is None  # asked again: the answer was lost
     assert hearing(view(0), None, ROUND, h("d")) is None
+
+
+def test_a_round_of_20_contributors_fits_into_what_bittensor_lets_a_hotkey_write() -> None:
+    """At most 3 fields of 128 bytes a commitment, one commitment a hotkey, 3100 bytes an epoch of 360 blocks of which
+    each write takes at least 100; a round of 115 blocks."""
+    address = "/ip6/2001:0db8:85a3:0000:0000:8a2e:0370:7334/tcp/31330"
+    identity = OnChainIdentity("12D3KooW" + "x" * 44, address, True).encode()
+    vote = Vote(SPEC.tag, 1 << 31, h("digest"), BASE).encode()
+    assert max(len(identity), len(vote)) <= MAX_FIELD_BYTES and MAX_COMMITMENT_FIELDS >= 2
+    votes_an_epoch = -(-360 // 115) + 1  # and one for a new identity
+    assert votes_an_epoch * max(100, len(identity) + len(vote)) <= 3100
+    keys = [Hotkey.generate().hotkey for _ in range(20)]
+    everybody = View(ROUND, NO_DIGEST, BASE, {k: commit(k) for k in keys}, frozenset(keys), {}, {})
+    body = compose(SPEC, everybody, {})
+    assert len(body.contributions) == 20 and roster.decode(body.encode()) == body
+    assert objection(SPEC, everybody, body) is None
 
 
 # Several certifiers at once

@@ -82,6 +82,19 @@ def test_a_change_holds_from_its_round_on_and_the_run_stays_the_same_run() -> No
     assert history.at(0).timing == history.at(12).timing  # who is behind must find the blocks of later rounds
 
 
+def test_a_peer_that_cannot_follow_a_change_goes_on_up_to_it_and_stops_there() -> None:
+    history = SpecHistory(SPEC)
+    reason = history.follow(SpecChange(SPEC.run_id, 1, 10, {"sharding": "new"}))
+    assert reason is not None and "sharding" in reason
+    assert history.at(9).alpha == SPEC.alpha
+    with pytest.raises(ConfigError, match="from round 10 on the run has other rules.*upgrade"):
+        history.at(10)
+    assert history.follow(SpecChange(SPEC.run_id, 2, 20, {"alpha": 1.0})) is not None  # nothing after it either
+    assert history.revision == 2
+    with pytest.raises(ConfigError, match="from round 10"):
+        history.at(30)
+
+
 def test_a_round_keeps_the_timing_it_began_under() -> None:
     timing = TIMING.from_round(10, blocks_per_round=30, vote_blocks=25).from_round(20, blocks_per_round=16)
     assert [timing.start(r) for r in (0, 9, 10, 11, 20, 21)] == [7, 187, 207, 237, 507, 523]

@@ -34,6 +34,13 @@ def verified_text(data: dict[str, Any]) -> str:
     return f"{shown}\nA damaged state is fetched again from other peers when it is needed; check the disk."
 
 
+def saved_text(data: dict[str, Any]) -> str:
+    return (
+        f"{clean(data['path'])}: the parameters before round {data['round']}, {size(data['bytes'])}, verified\n"
+        f"float32, little-endian, in the order of the layout; state hash {clean(data['state_hash'])}"
+    )
+
+
 def chain_text(data: dict[str, Any]) -> str:
     behind = max(0.0, time.time() - data["block_timestamp"])
     rows = [
@@ -75,21 +82,6 @@ def identity_text(data: dict[str, Any]) -> str:
             ("p2p key file", clean(data["p2p_identity_file"])),
         ]
     )
-
-
-def limits_text(data: dict[str, Any]) -> str:
-    rows = [
-        (f"{clean(group)}.{clean(name)}", _limit(name, value))
-        for group, values in data["limits"].items()
-        for name, value in values.items()
-    ]
-    return table(("limit", "value"), rows, right=set())
-
-
-def _limit(name: str, value: Any) -> str:
-    if name.endswith("_bytes"):
-        return size(value)
-    return f"{value:g} s" if name.endswith("_seconds") else str(value)
 
 
 def config_text(data: dict[str, Any], origin: bool) -> str:

@@ -41,8 +41,9 @@ def why(client: BlockingClient, args: Arguments) -> int:
 
 
 def snapshot_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("list", "verify"), help="verify: hash them again")
-    parser.add_argument("round", nargs="?", type=_round, metavar="ROUND", help="verify only that round's")
+    parser.add_argument("what", choices=("list", "verify", "save"), help="verify: hash them again; save: copy one out")
+    parser.add_argument("file", nargs="?", metavar="PATH", help="save: where to; verify: a ROUND, only that one")
+    parser.add_argument("--round", type=_round, metavar="R", help="save: not the newest but that round's")
 
 
 def _round(text: str) -> int:
@@ -54,14 +55,35 @@ def _round(text: str) -> int:
 def snapshot(client: BlockingClient, args: Arguments) -> int:
     from covenantd.ctlnodeoutput import snapshots_text, verified_text
 
+    if args.what == "save":
+        return _save(client, args)
     if args.what == "list":
-        if args.round is not None:
-            raise ControlError("usage", "snapshot list takes no ROUND")
+        if args.file is not None or args.round is not None:
+            raise ControlError("usage", "snapshot list takes neither a file nor a round")
         return show(args, client.call("snapshots"), snapshots_text)
-    request = {} if args.round is None else {"round": args.round}
+    request = {} if args.file is None and args.round is None else {"round": _round_of(args)}
     data = client.call("snapshot-verify", request, _SLOW_SECONDS)
     show(args, data, verified_text)
     return EXIT_OK if data["ok"] else EXIT_FAILED
+
+
+def _round_of(args: Arguments) -> int:
+    try:
+        return _round(args.file) if args.round is None else int(args.round)
+    except argparse.ArgumentTypeError as error:
+        raise ControlError("usage", str(error)) from None
+
+
+def _save(client: BlockingClient, args: Arguments) -> int:
+    from covenantd.ctlnodeoutput import saved_text
+    from covenantd.ctlsnapshot import choose, save
+
+    if args.file is None:
+        raise ControlError("usage", "snapshot save wants a PATH to copy to")
+    chosen, target = choose(client.call("snapshots")["snapshots"], args.round), Path(args.file)
+    save(chosen, target)
+    saved = {name: chosen[name] for name in ("round", "state_hash", "bytes")}
+    return show(args, {"schema": 1, "path": str(target.absolute()), **saved}, saved_text)
 
 
 def chain(client: BlockingClient, args: Arguments) -> int:
@@ -74,12 +96,6 @@ def identity(client: BlockingClient, args: Arguments) -> int:
     from covenantd.ctlnodeoutput import identity_text
 
     return show(args, client.call("identity"), identity_text)
-
-
-def limits(client: BlockingClient, args: Arguments) -> int:
-    from covenantd.ctlnodeoutput import limits_text
-
-    return show(args, client.call("limits"), limits_text)
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from covenantd import __version__
 from covenantd.controlwire import ControlError
 from covenantd.ctlclient import BlockingClient
+from covenantd.ctllinkverbs import connect, limits, limits_arguments
 from covenantd.ctlnodeverbs import (
     bugreport,
     bugreport_arguments,
@@ -18,7 +19,6 @@ from covenantd.ctlnodeverbs import (
     config,
     config_arguments,
     identity,
-    limits,
     log_level,
     log_level_arguments,
     snapshot,
@@ -26,6 +26,7 @@ from covenantd.ctlnodeverbs import (
     why,
     why_arguments,
 )
+from covenantd.ctlprofile import profile, profile_arguments
 from covenantd.ctlverb import Arguments, Connect, Verb, show
 
 _GRACE_SECONDS = 10.0  # what we wait for the answer beyond the daemon's own deadline
@@ -64,8 +65,10 @@ def _top(connect: Connect, args: Arguments) -> int:
 
 
 def _peers_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=("show", "bans", "ban", "unban"), help="without: all peers")
-    parser.add_argument("peer", nargs="?", metavar="PEER", help="its peer id or hotkey")
+    parser.add_argument(
+        "what", nargs="?", choices=("show", "connect", "bans", "ban", "unban"), help="without: all peers"
+    )
+    parser.add_argument("peer", nargs="?", metavar="PEER", help="its peer id or hotkey; for connect its ADDRESS")
 
 
 def _peers(client: BlockingClient, args: Arguments) -> int:
@@ -76,8 +79,12 @@ def _peers(client: BlockingClient, args: Arguments) -> int:
         return show(args, client.call("peers"), peers_text)
     if args.what == "bans":
         return show(args, client.call("bans"), ctlnodeoutput.bans_text)
+    if args.peer is None and args.what == "connect":
+        raise ControlError("usage", "peers connect wants an ADDRESS, e.g. /ip4/203.0.113.7/tcp/31330/p2p/PEER_ID")
     if args.peer is None:
         raise ControlError("usage", f"peers {args.what} wants a PEER: a peer id or hotkey, as `peers` lists them")
+    if args.what == "connect":
+        return connect(client, args, args.peer)
     if args.what == "show":
         return show(args, _one_peer(client.call("peers"), args.peer), ctlnodeoutput.peer_text)
     return show(args, client.call(args.what, {"peer": args.peer}), ctlnodeoutput.banned_text)
@@ -138,7 +145,11 @@ def _version(client: BlockingClient, args: Arguments) -> int:
 VERBS = {
     "status": Verb("what the daemon is doing", _status),
     "top": Verb("the same, live; q quits", None, _top_arguments, _top),
-    "peers": Verb("who else is in the run; `peers show|ban|unban PEER`, `peers bans`", _peers, _peers_arguments),
+    "peers": Verb(
+        "who else is in the run; `peers show|ban|unban PEER`, `peers bans`, `peers connect ADDRESS`",
+        _peers,
+        _peers_arguments,
+    ),
     "rounds": Verb("how the last rounds went; `rounds show R` for one", _rounds, _rounds_arguments),
     "change": Verb("propose a change of the run spec (validators)", change, change_arguments),
     "why": Verb("why a weight is what it is: ours, or a HOTKEY's", why, why_arguments),
@@ -146,10 +157,13 @@ VERBS = {
     "resume": Verb("go on after `pause`", _order("resume")),
     "drain": Verb("finish the round, then stop the daemon", _order("drain")),
     "wait": Verb("return once a condition holds", _wait, _wait_arguments),
-    "snapshot": Verb("the model states kept here: `snapshot list|verify`", snapshot, snapshot_arguments),
+    "snapshot": Verb(
+        "the model states kept here: `snapshot list|verify`, `snapshot save PATH`", snapshot, snapshot_arguments
+    ),
     "chain": Verb("what the chain says of the run and of us", chain),
     "identity": Verb("hotkey, peer id and addresses", identity),
-    "limits": Verb("what strangers may have of this daemon", limits),
+    "limits": Verb("caps of our link and of strangers; `limits set uplink|downlink RATE`", limits, limits_arguments),
+    "profile": Verb("trace the next inner steps with torch's profiler", profile, profile_arguments),
     "config": Verb("the settings in force: `config show [--origin]`, `config reload`", config, config_arguments),
     "log-level": Verb("show the log level, or set it until the next restart", log_level, log_level_arguments),
     "bugreport": Verb("write a tar.gz to attach to a bug report, without secrets", bugreport, bugreport_arguments),

@@ -1,9 +1,8 @@
-"""Control verbs about the daemon itself, whatever its role: log level, config, limits, identity, bans, bug report."""
+"""Control verbs about the daemon itself, whatever its role: log level, config, identity, bans, bug report."""
 
 import platform
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import trio
 
 from covenantd import __version__, logs
 from covenantd.board import StatusBoard
-from covenantd.control import ControlSettings, Verb
+from covenantd.control import Verb
 from covenantd.controlwire import ControlError
-from covenantd.http import HttpSettings
 from covenantd.liveconfig import LiveConfig
 from covenantd.redact import redact_text
 from covenantd.status import SCHEMA
-from p2p.exchange_settings import ExchangeSettings
 from p2p.swarm import Swarm
 from p2p.wire import Fields
 
@@ -37,7 +34,6 @@ def daemon_verbs(live: LiveConfig, board: StatusBoard, swarm: Swarm, reload: Rel
         "set-log-level": Verb(_set_log_level(live), writes=True),
         "config": Verb(_config(live)),
         "config-reload": Verb(_reload(reload), writes=True),
-        "limits": Verb(_limits(swarm)),
         "identity": Verb(_identity(live, board)),
         "bans": Verb(_bans(swarm)),
         "ban": Verb(_ban(swarm), writes=True),
@@ -78,21 +74,6 @@ def _config(live: LiveConfig) -> Handler:
 def _reload(reload: Reload) -> Handler:
     async def handler(args: Args) -> object:
         return {"schema": SCHEMA, **await reload()}
-
-    return handler
-
-
-def _limits(swarm: Swarm) -> Handler:
-    """Those of the parts that meet strangers; they are fixed when the daemon starts."""
-
-    async def handler(args: Args) -> object:
-        groups = {
-            "exchange": asdict(ExchangeSettings()),
-            "swarm": {k: v for k, v in asdict(swarm.settings).items() if k not in ("run_id", "role", "bootstrap")},
-            "control": asdict(ControlSettings()),
-            "http": asdict(HttpSettings()),
-        }
-        return {"schema": SCHEMA, "limits": groups}
 
     return handler
 

@@ -54,7 +54,7 @@ class _Order(Generic[Reply]):
 
 
 class Engine:
-    """One order at a time; `Stop` alone may be sent while another runs. Get one from `open_engine`."""
+    """One order at a time; `Stop` and `Profile` alone may be sent while another runs. Get one from `open_engine`."""
 
     def __init__(self, stream: trio.SocketStream, pid: int, stall_seconds: float) -> None:
         self.pid = pid
@@ -63,6 +63,7 @@ class Engine:
         self._send_order, self._orders = trio.open_memory_channel[_Order[Any]](16)
         self._sending = trio.Lock()
         self._buffer = bytearray()
+        self._traces: dict[str, trio.MemorySendChannel[messages.Traced]] = {}
         self.ended = trio.Event()  # no order will be answered any more
 
     async def order(
@@ -106,6 +107,8 @@ class Engine:
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
         self._orders.close()
+        for waiting in self._traces.values():
+            waiting.close()
         self.ended.set()
 
     async def _carry_out(self, order: _Order[Reply]) -> Reply:
@@ -114,13 +117,32 @@ class Engine:
         await self._send(order.message)
         while True:
             reply = await self._receive()
-            if not isinstance(reply, messages.Progress):
+            if isinstance(reply, messages.Traced):
+                self._tell(reply)
+            elif not isinstance(reply, messages.Progress):
                 return _expected(reply, order.expect)
-            if order.on_progress:
+            elif order.on_progress:
                 order.on_progress(reply)
 
     async def stop_training(self) -> None:
         await self._send(messages.Stop())
+
+    async def trace(self, request: messages.Profile) -> messages.Traced:
+        """Sent at once, also while an order runs; returns when the steps are traced. Raises EngineError."""
+        telling, told = trio.open_memory_channel[messages.Traced](1)
+        self._traces[request.path] = telling
+        try:
+            await self._send(request)
+            return await told.receive()
+        except trio.EndOfChannel as error:
+            raise EngineError("the engine ended before the trace was done; ask again") from error
+        finally:
+            self._traces.pop(request.path, None)
+
+    def _tell(self, traced: messages.Traced) -> None:
+        """Nobody hears it who has stopped waiting."""
+        if (waiting := self._traces.pop(traced.path, None)) is not None:
+            waiting.send_nowait(traced)
 
     async def _send(self, message: messages.Message) -> None:
         try:
@@ -296,6 +318,12 @@ class EngineSlot:
     async def stop_training(self) -> None:
         if self._engine is not None:
             await self._engine.stop_training()
+
+    async def trace(self, request: messages.Profile) -> messages.Traced:
+        """As Engine.trace; a trace does not outlive the engine it was asked of."""
+        if self._engine is None:
+            raise EngineError("no engine runs at the moment; ask again")
+        return await self._engine.trace(request)
 
     def _note(self, error: Exception) -> None:
         self.last_error = str(error) or repr(error)

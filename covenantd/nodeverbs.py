@@ -9,6 +9,7 @@ from covenantd import revisions
 from covenantd.control import Verb
 from covenantd.controlwire import ControlError
 from covenantd.node import Node
+from covenantd.profiling import profile_verb
 from covenantd.reasons import Question, explain
 from covenantd.specchange import MAX_CHANGE_BYTES
 from covenantd.status import SCHEMA
@@ -26,6 +27,7 @@ def node_verbs(node: Node) -> dict[str, Verb]:
         "chain": Verb(_chain(node)),
         "why": Verb(_why(node)),
         "change": Verb(_change(node), writes=True),
+        "profile": profile_verb(node),
         "snapshots": Verb(_snapshots(node)),
         "snapshot-verify": Verb(_verify(node), writes=True),  # what is found bad is given up, so it changes things
     }
@@ -134,6 +136,7 @@ def _row(node: Node, round: int, state_hash: str) -> dict[str, Any]:
         "round": round,
         "state_hash": state_hash,
         "bytes": manifest.size if manifest else 0,
+        "piece_bytes": manifest.piece_bytes if manifest else 0,
         "current": state_hash == node.journal.memory.state_hash,
         "path": str(node.blobs.path(state_hash) or ""),
     }

@@ -13,6 +13,7 @@ from covenantd.daemonverbs import daemon_verbs
 from covenantd.gauges import Gauges
 from covenantd.health import Health, Heartbeat
 from covenantd.http import serve_http, standard_routes
+from covenantd.linkverbs import link_verbs
 from covenantd.liveconfig import LiveConfig
 from covenantd.metrics import Metrics
 from covenantd.node import Node
@@ -49,6 +50,7 @@ async def operate(
     live = LiveConfig(operations.config)
     reload = reloading(live, notifier, lambda: _line(operations))
     verbs = standard_verbs(operations.board, orders) | daemon_verbs(live, operations.board, operations.swarm, reload)
+    verbs |= link_verbs(operations.swarm, operations.exchange)
     if node is not None:
         verbs |= node_verbs(node)
     if node is not None and operations.config.testing.faults:

@@ -13,15 +13,25 @@ from model.errors import InputError
 from model.outer import outer_step
 from model.session import Session, check_hex32, open_session
 from model.sparse import Sparse
+from model.tracing import Tracer, Wanted
 
 
 class Engine:
     """Holds at most one session. All methods raise InputError or OSError on bad input and then changed nothing
     that a repeated request would not set right."""
 
-    def __init__(self, *, allow_faults: bool, emit: training.Emit, should_stop: training.ShouldStop) -> None:
-        """`emit` sends an event while training; `should_stop` is asked after each inner step."""
+    def __init__(
+        self,
+        *,
+        allow_faults: bool,
+        emit: training.Emit,
+        should_stop: training.ShouldStop,
+        wanted_profile: Wanted = lambda: None,
+    ) -> None:
+        """`emit` sends an event while training; `wanted_profile` and `should_stop` are asked before and after each
+        inner step."""
         self._allow_faults = allow_faults
+        self._wanted_profile = wanted_profile
         self._emit, self._should_stop = emit, should_stop
         self._loaded: Session | None = None
         self._answers: dict[type[m.Message], Callable[..., m.Message]] = {
@@ -72,7 +82,8 @@ class Engine:
         return m.Hashed(self._session.state_hash())
 
     def _train(self, request: m.Train) -> m.Trained:
-        return training.train(self._session, request, self._emit, self._should_stop)
+        tracer = Tracer(self._wanted_profile, self._session.device)
+        return training.train(self._session, request, self._emit, self._should_stop, tracer)
 
     def _advance(self, request: m.Advance) -> m.Advanced:
         session = self._session

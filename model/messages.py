@@ -1,8 +1,8 @@
 """What the engine understands: one frozen dataclass a message, msgpack on a unix socket. Torch-free.
 
 A frame is a 4-byte big-endian length and a msgpack map {"type": name, **fields}. The daemon sends one request
-and reads events (`Progress`) until the request's reply or `Failed`. `Stop` alone may be sent while `Train` runs:
-it ends training after the current inner step.
+and reads events (`Progress`, `Traced`) until the request's reply or `Failed`. Only `Stop` and `Profile` may be sent
+while `Train` runs: the one ends training after the current inner step, the other has the next steps traced.
 """
 
 import struct
@@ -92,6 +92,24 @@ class Trained:
 @dataclass(frozen=True)
 class Stop:
     """End the running Train after its current step. No reply of its own; ignored when nothing trains."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Trace the next `steps` inner steps, of the running Train or else of the next one. No reply of its own, but an
+    event `Traced` when done; fewer steps if training ends before."""
+
+    steps: int
+    path: str  # written whole or not at all; Chrome's trace event format, JSON
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An event while training: the trace that `Profile` asked for."""
+
+    path: str
+    steps: int
+    error: str = ""  # why it could not be written
 
 
 @dataclass(frozen=True)
@@ -239,8 +257,9 @@ class Failed:
 
 
 Message = (
-    Load | Loaded | Hash | Hashed | Train | Progress | Trained | Stop | Seal | Sealed | Check | Checked | Score | Scored
-    | Evaluate | Evaluated | Advance | Advanced | Settle | Settled | Restore | Restored | FlipBit | Flipped | Failed
+    Load | Loaded | Hash | Hashed | Train | Progress | Trained | Stop | Profile | Traced | Seal | Sealed
+    | Check | Checked | Score | Scored | Evaluate | Evaluated | Advance | Advanced | Settle | Settled
+    | Restore | Restored | FlipBit | Flipped | Failed
 )  # fmt: skip
 
 _TYPES: dict[str, type[Message]] = {t.__name__: t for t in Message.__args__}

@@ -14,19 +14,20 @@ from model.compress import compress
 from model.config import SCHEDULE
 from model.data import Permutation
 from model.errors import InputError
-from model.messages import Progress, Seal, Sealed, Train, Trained
+from model.messages import Progress, Seal, Sealed, Traced, Train, Trained
 from model.session import Delta, Session, check_hex32
 from model.sparse import Sparse
+from model.tracing import Tracer
 
 PROGRESS_SECONDS = 0.2
 MAX_INNER_STEPS = 1_000_000
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-Emit = Callable[[Progress], None]
+Emit = Callable[[Progress | Traced], None]
 ShouldStop = Callable[[], bool]
 
 
-def train(session: Session, request: Train, emit: Emit, should_stop: ShouldStop) -> Trained:
+def train(session: Session, request: Train, emit: Emit, should_stop: ShouldStop, tracer: Tracer) -> Trained:
     """At most `inner_steps` steps from θ; ends after the step during which `should_stop` turns true.
 
     Keeps Δ = θ - θ_end for `seal`; θ itself is untouched. Raises InputError.
@@ -35,9 +36,12 @@ def train(session: Session, request: Train, emit: Emit, should_stop: ShouldStop)
     session.delta = None
     session.fill_model(session.theta)
     session.model.train()
-    steps = _Steps(session, request, emit)
+    steps = _Steps(session, request, emit, tracer)
     started = time.monotonic()
-    steps.run(should_stop)
+    try:
+        steps.run(should_stop)
+    finally:
+        tracer.drop()
     seconds = time.monotonic() - started
     delta = session.theta - transformer.flatten(session.model)
     if session.behavior == "noise":
@@ -68,8 +72,8 @@ def _check_train(session: Session, request: Train) -> None:
 class _Steps:
     """The inner loop and its counters."""
 
-    def __init__(self, session: Session, request: Train, emit: Emit) -> None:
-        self.session, self.request, self.emit = session, request, emit
+    def __init__(self, session: Session, request: Train, emit: Emit, tracer: Tracer) -> None:
+        self.session, self.request, self.emit, self.tracer = session, request, emit, tracer
         self.config = replace(session.config.inner, **request.schedule)
         self.tokens_per_step = self.config.batch_sequences * self.config.sequence_tokens
         self._permutation = Permutation(request.assignment_key, session.train_pool.sequences)
@@ -85,8 +89,11 @@ class _Steps:
         wanted = self.request.inner_steps
         last = should_stop()
         while not last and self.done < wanted:
+            self.tracer.begin_step()
             self._step(self._assigned())
             last = should_stop() or self.done == wanted
+            if (traced := self.tracer.end_step(last)) is not None:
+                self.emit(traced)
             if last or self.done == 1 or time.monotonic() - self._reported_at >= PROGRESS_SECONDS:
                 self._report()
 

@@ -1,7 +1,7 @@
 """The engine process: `python -m model.worker --socket PATH [--allow-faults]`.
 
-Connects to the daemon's unix socket and answers `model.messages` there. A thread reads, so that `Stop`, and the end
-of the daemon, are seen while the main thread trains: when the socket closes, the process exits at once.
+Connects to the daemon's unix socket and answers `model.messages` there. A thread reads, so that `Stop`, `Profile`, and
+the end of the daemon, are seen while the main thread trains: when the socket closes, the process exits at once.
 Exit codes: 0 the socket was closed, 69 it could not be connected, 70 a bug, with a traceback on stderr.
 """
 
@@ -36,6 +36,7 @@ class Connection:
         self._socket = sock
         self.requests: queue.SimpleQueue[messages.Message] = queue.SimpleQueue()
         self.stop = threading.Event()
+        self._profiles: queue.SimpleQueue[messages.Profile] = queue.SimpleQueue()
 
     def read_forever(self) -> None:
         """The reader thread. Ends only with the process."""
@@ -53,9 +54,19 @@ class Connection:
         if isinstance(message, messages.Stop):
             self.stop.set()
             return
+        if isinstance(message, messages.Profile):
+            self._profiles.put(message)
+            return
         if isinstance(message, messages.Train):
             self.stop.clear()  # here, in order of arrival: a Stop right behind its Train must not be lost
         self.requests.put(message)
+
+    def wanted_profile(self) -> messages.Profile | None:
+        """The next trace asked for, once."""
+        try:
+            return self._profiles.get_nowait()
+        except queue.Empty:
+            return None
 
     def _receive_exactly(self, count: int) -> bytes:
         data = bytearray()
@@ -79,7 +90,12 @@ class Connection:
 
 def serve(connection: Connection, *, allow_faults: bool) -> None:
     """Answer for ever; a bug is reported, then raised."""
-    engine = Engine(allow_faults=allow_faults, emit=connection.send, should_stop=connection.stop.is_set)
+    engine = Engine(
+        allow_faults=allow_faults,
+        emit=connection.send,
+        should_stop=connection.stop.is_set,
+        wanted_profile=connection.wanted_profile,
+    )
     threading.Thread(target=connection.read_forever, name="reader", daemon=True).start()
     while True:
         request = connection.requests.get()

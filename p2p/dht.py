@@ -43,13 +43,15 @@ other's answers.
 
 @dataclass(frozen=True)
 class DhtSettings:
-    """`join_seconds`: how often connected peers that are not in our DHT are introduced to it."""
+    """`join_seconds`: how often connected peers that are not in our DHT are introduced to it; ever less often, up to
+    `join_last_seconds`, while the same peers are connected."""
 
     max_value_bytes: int = 10 << 10
     replicas: int = 5
     call_seconds: float = 10.0
     rpc_seconds: float = 3.0
     join_seconds: float = 0.5
+    join_last_seconds: float = 5.0
     retry_seconds: float = 15.0
 
 
@@ -120,17 +122,22 @@ class Dht:
                 _log.debug("shutting down: %s", error)
 
     async def keep_joining(self) -> None:
+        settings, before = self._settings, frozenset[PeerId]()
+        pause_seconds = settings.join_seconds
         while True:
             try:
-                await self.join()
+                connected = await self.join()
+                pause_seconds = min(2 * pause_seconds, settings.join_last_seconds)
+                if connected != before:
+                    before, pause_seconds = connected, settings.join_seconds
             except TransportDied:
                 return  # the transport's own context raises it
             except TransportError as error:
                 _log.debug("joining the DHT: %s", error)
-            await trio.sleep(self._settings.join_seconds)
+            await trio.sleep(pause_seconds)
 
-    async def join(self) -> None:
-        """Introduce ourselves to the connected peers we do not know as nodes.
+    async def join(self) -> frozenset[PeerId]:
+        """Introduce ourselves to the connected peers we do not know as nodes. Returns all who are connected.
 
         Peers that start at once form islands, each with a DHT of its own; that every peer keeps doing this
         with everybody it is connected to is what makes them one.
@@ -145,6 +152,7 @@ class Dht:
                 self._next_try[peer] = now + self._settings.retry_seconds
             met = await self._call(lambda: self._node.introduce(strangers))
             _log.debug("introduced to %d of %d peers", len(met), len(strangers))
+        return frozenset(connected)
 
     async def _join_briefly(self) -> None:
         """So that whom we met a moment ago takes part; a peer that is slow to answer takes part later."""

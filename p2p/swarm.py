@@ -141,6 +141,18 @@ class Swarm:
             protocol, answering(handler, self._violation, max_bytes, self.settings.answer_seconds)
         )
 
+    async def connect(self, address: str) -> str:
+        """Dial and greet the peer of a multiaddr that ends in /p2p/PEER_ID, now; its hotkey.
+
+        Raises TransportError, ProtocolViolation (RecordRejected: of another run, say).
+        """
+        peer_id = address.rpartition("/p2p/")[2]
+        await self._meet(peer_id, (address,))
+        hotkey = self._book.hotkey_of(peer_id)
+        if hotkey is None:
+            raise TransportError("there is no room for more peers")
+        return hotkey
+
     async def publish(self, kind: str, round: int, body: object, lifetime_seconds: float) -> bool:
         """Put a signed record where `lookup` finds it; whether somebody took it. Raises ValueError, TransportError."""
         signed = self._sign(kind, round, body, lifetime_seconds)
@@ -167,12 +179,18 @@ class Swarm:
             task_status.started()
 
     async def _keep_announcing(self) -> None:
-        """Again before the record expires, and soon after somebody new: what was stored before is with nobody."""
+        """Again before the record expires, and soon after somebody new: what was stored before is with nobody.
+
+        Ever less often while nobody takes it: who is not registered, as a bootstrap peer, is refused for ever.
+        """
+        backoff = Backoff(self.settings.retry_first_seconds, self.settings.retry_last_seconds)
         while True:
             news = self._somebody_new
-            done = await self._quietly("announcing", self._announce)
-            with trio.move_on_after(self.settings.announce_seconds if done else self.settings.retry_first_seconds):
+            if done := await self._quietly("announcing", self._announce):
+                backoff.reset()
+            with trio.move_on_after(self.settings.announce_seconds if done else backoff.next_seconds()):
                 await news.wait()
+                backoff.reset()
                 await trio.sleep(self.settings.retry_first_seconds)  # they often come together
 
     async def _announce(self) -> None:

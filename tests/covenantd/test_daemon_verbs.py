@@ -23,11 +23,16 @@ from covenantd.control import serve_control
 from covenantd.controlverbs import standard_verbs
 from covenantd.daemonverbs import daemon_verbs, file_tail
 from covenantd.errors import ConfigError
+from covenantd.linkverbs import link_verbs
 from covenantd.liveconfig import LiveConfig
 from covenantd.redact import REDACTED, redact_text, redact_value
 from covenantd.status import PeerStatus, RoundSummary, Status
+from p2p.blobs import BlobStore
+from p2p.errors import PeerUnreachable
+from p2p.exchange import Exchange
 from p2p.reputation import Reputation
 from p2p.swarm import SwarmSettings
+from p2p.testing import MemoryNetwork
 
 PEER = "12D3KooWGatU9DoRkc8GDR4fq6TZKXSiYdmbwWAYKMPBTG3oFjhW"
 STATUS = Status("miner", hotkey="5Own", peers=(PeerStatus("5Grw", PEER, "miner", ("/ip4/1.2.3.4/tcp/1",), True),))
@@ -47,6 +52,11 @@ class FakeSwarm:
     settings: SwarmSettings = field(default_factory=lambda: SwarmSettings("ab" * 32, "miner"))
     reputation: Reputation = field(default_factory=Reputation)
 
+    async def connect(self, address: str) -> str:
+        if PEER not in address:
+            raise PeerUnreachable("nobody answers")
+        return "5Grw"
+
     def by_hotkey(self, hotkey: str) -> Any:
         return STATUS.peers[0] if hotkey == "5Grw" else None
 
@@ -60,6 +70,7 @@ class Daemon:
     live: LiveConfig
     swarm: FakeSwarm
     board: StatusBoard
+    exchange: Exchange
 
     async def ctl(self, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "covenantd.ctl", "--socket", str(self.directory / "control.sock"), *words]
@@ -94,9 +105,12 @@ async def daemon(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Daemon]
     async def reload() -> dict[str, Any]:
         return live.reload().as_dict()
 
+    network = MemoryNetwork(nursery)
+    exchange = Exchange(network.transport("own"), BlobStore(tmp_path / "blobs"))
     verbs = standard_verbs(board, {}) | daemon_verbs(live, board, swarm, reload)  # type: ignore[arg-type]
+    verbs |= link_verbs(swarm, exchange)  # type: ignore[arg-type]
     await nursery.start(serve_control, tmp_path / "control.sock", verbs)
-    yield Daemon(tmp_path, live, swarm, board)
+    yield Daemon(tmp_path, live, swarm, board, exchange)
     nursery.cancel_scope.cancel()
 
 
@@ -144,6 +158,35 @@ async def test_identity_and_limits(daemon: Daemon) -> None:
     limits = json.loads((await daemon.ctl("limits", "--json")).stdout)["limits"]
     assert limits["exchange"]["streams_per_peer"] > 0 and limits["control"]["max_clients"] == 50
     assert b"exchange.send_budget_bytes" in (await daemon.ctl("limits")).stdout
+
+
+async def test_the_link_is_capped_and_freed(daemon: Daemon) -> None:
+    shown = (await daemon.ctl("limits", "set", "uplink", "40Mbit")).stdout.decode()
+    assert "5 MB/s (40 Mbit/s)" in shown and daemon.exchange.limits == (5e6, None)
+    assert (await daemon.ctl("limits", "set", "downlink", "1.5MB/s")).returncode == 0
+    assert (await daemon.ctl("limits", "set", "uplink", "none")).returncode == 0
+    assert daemon.exchange.limits == (None, 1.5e6)
+    assert json.loads((await daemon.ctl("limits", "--json")).stdout)["link"]["downlink_bytes_per_second"] == 1.5e6
+    for words in (("set",), ("set", "uplink"), ("set", "sideways", "1MB"), ("set", "uplink", "fast"), ("uplink",)):
+        assert (await daemon.ctl("limits", *words)).returncode == 2, words
+
+
+async def test_a_peer_is_connected_to_by_hand(daemon: Daemon) -> None:
+    done = await daemon.ctl("peers", "connect", f"/ip4/192.0.2.1/tcp/31330/p2p/{PEER}")
+    assert done.returncode == 0 and b"hotkey 5Grw" in done.stdout
+    other = PEER[:-1] + "i"
+    cases = {
+        (): (2, b"ADDRESS"),
+        ("192.0.2.1:31330",): (2, b"is not a multiaddr"),
+        ("/ip4/192.0.2.1/tcp/31330",): (2, b"must end in /p2p/PEER_ID"),
+        (f"/ip4/192.0.2.1/tcp/31330/p2p/{other}",): (1, b"nobody answers"),
+    }
+    for words, (code, message) in cases.items():
+        done = await daemon.ctl("peers", "connect", *words)
+        assert done.returncode == code and message in done.stderr, (words, done.stderr)
+    daemon.swarm.reputation.ban(PEER, "test")
+    done = await daemon.ctl("peers", "connect", f"/ip4/192.0.2.1/tcp/31330/p2p/{PEER}")
+    assert done.returncode == 1 and b"unban" in done.stderr
 
 
 async def test_a_bug_report_holds_what_helps_and_no_secret(daemon: Daemon) -> None:

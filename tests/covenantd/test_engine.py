@@ -238,6 +238,37 @@ async def test_a_place_where_no_socket_can_be_is_an_error_not_a_crash(tmp_path: 
                 pytest.fail("started")
 
 
+async def kill_soon(process: Child) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    process.send_signal(signal.SIGKILL)
+
+
+async def test_traces_reach_who_asked_and_end_with_the_engine(
+    open_slot: OpenSlot, processes: list[Child], nursery: trio.Nursery
+) -> None:
+    async with open_slot("first") as slot:
+        with pytest.raises(EngineError, match="no engine"):
+            await slot.trace(m.Profile(1, "early"))
+        assert await hash_of(slot) == "first"
+        traced: list[m.Traced] = []
+
+        async def ask(path: str) -> None:
+            traced.append(await slot.trace(m.Profile(2, path)))
+
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask, "a")
+            asking.start_soon(ask, "b")
+            await trio.testing.wait_all_tasks_blocked()
+            await slot.order(TRAIN, m.Trained)
+        assert sorted(one.path for one in traced) == ["a", "b"]
+        with trio.move_on_after(0.01):
+            await slot.trace(m.Profile(1, "nobody waits for this one"))
+        await slot.order(TRAIN, m.Trained)
+        nursery.start_soon(kill_soon, processes[0])
+        with pytest.raises(EngineError, match="ended before the trace"):
+            await ask("c")
+
+
 async def test_stop_reaches_a_training_engine_and_is_idle_otherwise(
     open_slot: OpenSlot, capfd: pytest.CaptureFixture[str]
 ) -> None:

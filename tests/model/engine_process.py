@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class EngineProcess:
             listener.settimeout(60)
             self.socket, _ = listener.accept()
         self.socket.settimeout(60)
-        self.events: list[m.Progress] = []
+        self.events: list[Any] = []
 
     def __enter__(self) -> "EngineProcess":
         return self
@@ -90,7 +91,7 @@ class EngineProcess:
     def ask(self, message: m.Message) -> m.Message:
         """Send and wait for the reply; events are kept aside."""
         self.send(message)
-        while isinstance(reply := self.receive(), m.Progress):
+        while isinstance(reply := self.receive(), m.Progress | m.Traced):
             self.events.append(reply)
         return reply
 

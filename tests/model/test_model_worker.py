@@ -1,5 +1,6 @@
 """The engine as a process: what the daemon relies on."""
 
+import json
 import math
 import signal
 import threading
@@ -248,6 +249,32 @@ def test_garbage_on_the_socket_is_a_bug_of_the_daemon_and_faults_need_a_flag(dir
         engine.socket.sendall(b"\xff\xff\xff\xff")
         assert engine.exit_code() == 70
         assert b"exceeds" in engine.errors()
+
+
+def test_inner_steps_are_traced_on_demand(directory: Path, engine: EngineProcess) -> None:
+    trace = directory / "trace.json"
+    expect(m.Loaded, engine.ask(load_message(directory)))
+    engine.events.clear()
+    engine.send(m.Profile(2, str(trace)))  # nothing trains yet: it waits for the next Train
+    expect(m.Trained, engine.ask(m.Train(0, KEY, 5)))
+    assert [one for one in engine.events if isinstance(one, m.Traced)] == [m.Traced(str(trace), 2)]
+    events = json.loads(trace.read_text())["traceEvents"]
+    steps = [one for one in events if one["name"].startswith("autograd::engine::evaluate_function")]
+    assert any("mm" in one["name"] for one in events) and steps, "operators, forward and back"
+
+
+def test_a_trace_ends_with_its_training_and_trouble_with_its_file_is_told(
+    directory: Path, engine: EngineProcess
+) -> None:
+    expect(m.Loaded, engine.ask(load_message(directory)))
+    engine.events.clear()
+    engine.send(m.Profile(100, str(directory / "short.json")))
+    engine.send(m.Profile(1, str(directory / "nowhere" / "trace.json")))
+    expect(m.Trained, engine.ask(m.Train(0, KEY, 3)))
+    assert expect(m.Trained, engine.ask(m.Train(0, KEY, 3))).inner_steps == 3
+    short, failed = (one for one in engine.events if isinstance(one, m.Traced))
+    assert (short.steps, short.error) == (3, "") and "nowhere" in failed.error
+    assert not list(directory.glob("*.part"))
 
 
 def test_a_bug_is_reported_and_ends_the_process(directory: Path) -> None:

@@ -136,6 +136,37 @@ async def test_records_are_renewed_and_the_dead_forgotten(world: World, autojump
     assert gone is not None and not gone.connected
 
 
+async def test_who_is_taken_by_nobody_asks_ever_less_often(
+    world: World, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    async def refuse(key: str, subkey: str, value: bytes, lifetime_seconds: float) -> bool:
+        tried.append(trio.current_time())
+        return False
+
+    monkeypatch.setattr(world.records, "store", refuse)
+    a = await world.join("A")
+    await trio.sleep(3600)
+    assert 150 < len(tried) < 400, "every 15 s"
+    await world.join("B", "A")
+    tried.clear()
+    await trio.sleep(3)
+    assert "B-hotkey" in a.known and len(tried) >= 2, "somebody new may take it"
+
+
+async def test_connecting_by_hand(world: World, autojump_clock: Clock) -> None:
+    a = await world.join("A")
+    await world.join("B")
+    assert await a.swarm.connect("/memory/0/p2p/B") == "B-hotkey"
+    assert a.known == {"B-hotkey": "B"}
+    with pytest.raises(PeerUnreachable):
+        await a.swarm.connect("/memory/0/p2p/nobody")
+    await world.join("C", run_id="cd" * 32)
+    with pytest.raises((Refused, RecordRejected)):
+        await a.swarm.connect("/memory/0/p2p/C")
+
+
 async def test_who_stops_announcing_expires(world: World, autojump_clock: Clock) -> None:
     a = await world.join("A")
     silent = world.network.transport("S")

@@ -21,6 +21,7 @@ class Ask:
     blob_id: str
     piece: int
     size_bytes: int
+    priority: int = 0
     instead_of: Holder | None = None
 
 
@@ -60,9 +61,10 @@ class Agenda:
             return self._take_over(holder, now)
         blob_id, piece = best
         size_bytes = self._wanted[blob_id].size_bytes(piece)
-        if not self.window(holder).has_room(size_bytes):
+        priority = self._wanted[blob_id].priority
+        if not self._has_room(holder, size_bytes, priority):
             return None
-        return self._ask(holder, Ask(blob_id, piece, size_bytes), now)
+        return self._ask(holder, Ask(blob_id, piece, size_bytes, priority), now)
 
     def landed(self, holder: Holder, ask: Ask, now: float, *, arrived: bool) -> None:
         """An answer came, in the order of asking; say `got` or `failed` to the schedule as well."""
@@ -84,6 +86,11 @@ class Agenda:
         self._windows.pop(holder, None)
         for wanted in self._wanted.values():
             wanted.schedule.gone(holder)
+
+    def _has_room(self, holder: Holder, size_bytes: int, priority: int) -> bool:
+        """What matters less does not stand in the way: the holder will send it later."""
+        flights = self._flights.get(holder, ())
+        return self.window(holder).has_room(size_bytes, sum(a.size_bytes for a in flights if a.priority <= priority))
 
     def _best(self, holder: Holder) -> tuple[str, int] | None:
         candidates = (
@@ -107,7 +114,7 @@ class Agenda:
         for other in self._flights:
             for ask, seconds in self._waits(other, now) if other != holder else ():
                 wanted = self._wanted.get(ask.blob_id)
-                if wanted is None or seconds <= longest[0] or not window.has_room(ask.size_bytes):
+                if wanted is None or seconds <= longest[0] or not self._has_room(holder, ask.size_bytes, ask.priority):
                     continue
                 here_seconds = window.seconds_for(window.in_flight_bytes + ask.size_bytes)
                 gain = seconds > here_seconds * _TAKEOVER_GAIN + _TAKEOVER_MARGIN_SECONDS
@@ -117,7 +124,8 @@ class Agenda:
         if slower is None or waiting is None:
             return None
         self._wanted[waiting.blob_id].schedule.late(slower, waiting.piece)
-        return self._ask(holder, Ask(waiting.blob_id, waiting.piece, waiting.size_bytes, slower), now)
+        again = Ask(waiting.blob_id, waiting.piece, waiting.size_bytes, waiting.priority, slower)
+        return self._ask(holder, again, now)
 
     def _waits(self, holder: Holder, now: float) -> Iterable[tuple[Ask, float]]:
         """(what, how much longer it takes) of all that was asked of `holder`, in order."""

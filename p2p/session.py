@@ -12,12 +12,14 @@ import trio
 
 from p2p.agenda import Ask
 from p2p.errors import Busy, ProtocolViolation, TransportTimeout
-from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings
+from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
 from p2p.news import MAX_WATCHED
 from p2p.protocols import PeerId, Stream, Transport
 from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, send_frame
 
 _CLOSE_SECONDS = 1.0
+_TRICKLE_BYTES = 8 << 10
+_GATHER_SECONDS = 0.02
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
 
 
@@ -46,7 +48,10 @@ class Hello:
 
 @dataclass(eq=False)
 class Lane:
+    """One stream. What matters more has lanes of its own, so as not to wait behind what matters less."""
+
     stream: Stream
+    priority: int
     asked: deque[Ask | ManifestAsk | Hello] = field(default_factory=deque)  # in the order of the answers
     asked_bytes: int = 0
     filled: trio.Event = field(default_factory=trio.Event)
@@ -132,16 +137,17 @@ class Session:
                     continue
                 if isinstance(what, Ask):
                     await self._desk.may_receive(what.size_bytes)
-                lane = await self._lane(nursery)
+                lane = await self._lane(nursery, what.priority if isinstance(what, Ask) else Priority.CONTROL)
                 if self.waits_since() is None:
                     self.useful_at = trio.current_time()
                 await lane.ask(what)
 
-    async def _lane(self, nursery: trio.Nursery) -> Lane:
-        best = min(self._lanes, key=lambda lane: lane.asked_bytes, default=None)
-        if best is not None and (best.asked_bytes < _LANE_BYTES or len(self._lanes) >= self._settings.lanes):
+    async def _lane(self, nursery: trio.Nursery, priority: int) -> Lane:
+        lanes = [lane for lane in self._lanes if lane.priority == priority]
+        best = min(lanes, key=lambda lane: lane.asked_bytes, default=None)
+        if best is not None and (best.asked_bytes < _LANE_BYTES or len(lanes) >= self._settings.lanes):
             return best
-        lane = Lane(await self._open())
+        lane = Lane(await self._open(), priority)
         self._lanes.append(lane)
         await lane.ask(Hello())
         nursery.start_soon(self._receive, lane)
@@ -226,17 +232,22 @@ class Session:
 
 
 class _Heard:
-    """A stream whose every byte is a sign of life."""
+    """A stream whose every byte is a sign of life. What trickles in is left to gather: reading each packet by itself
+    costs more than all the rest."""
 
     def __init__(self, stream: Stream, session: Session) -> None:
         self._stream = stream
         self._session = session
+        self._trickles = False
 
     async def send_all(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
     async def receive_some(self, max_bytes: int) -> bytes:
+        if self._trickles and max_bytes > _TRICKLE_BYTES:
+            await trio.sleep(_GATHER_SECONDS)
         data = await self._stream.receive_some(max_bytes)
+        self._trickles = len(data) < min(max_bytes, _TRICKLE_BYTES)
         self._session.heard_at = trio.current_time()
         return data
 

@@ -24,8 +24,8 @@ class Window:
         self._settings = settings
         self.in_flight_bytes = 0
         self.landed_at = 0.0
-        self._latency_seconds = _MAX_AHEAD_SECONDS  # the shortest answer to a lone question
-        self._lone = False
+        self._latency_seconds = _MAX_AHEAD_SECONDS  # the shortest answer to a question asked of an idle holder
+        self._lone = False  # what is in flight was asked when nothing was
         self._bytes = 0.0
         self._seconds = 0.0
 
@@ -41,13 +41,16 @@ class Window:
         ahead_seconds = min(max(settings.ahead_seconds, 2 * self._latency_seconds), _MAX_AHEAD_SECONDS)
         return min(self.rate * ahead_seconds, settings.most_bytes)
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Two questions may always be open, or the holder would idle for a round trip after each answer."""
-        return self.in_flight_bytes + size_bytes <= max(self.limit_bytes, 2 * size_bytes)
+    def has_room(self, size_bytes: int, in_flight_bytes: int) -> bool:
+        """Whether that much more may be asked than `in_flight_bytes`.
+
+        Two questions may always be open, or the holder would idle for a round trip after each answer.
+        """
+        return in_flight_bytes + size_bytes <= max(self.limit_bytes, 2 * size_bytes)
 
     def asked(self, size_bytes: int, now: float) -> None:
-        self._lone = self.in_flight_bytes == 0
-        if self._lone:
+        if self.in_flight_bytes == 0:
+            self._lone = True
             self.landed_at = now
         self.in_flight_bytes += size_bytes
 

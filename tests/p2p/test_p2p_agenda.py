@@ -1,0 +1,148 @@
+"""The agenda over many blobs and holders: windows, priorities, takeovers; it ends, and keeps to what holders have."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2p.agenda import Agenda, Ask, Wanted
+from p2p.manifest import full_bitmap
+from p2p.schedule import Schedule
+from p2p.window import Window, WindowSettings
+
+SIZE = 1000
+SETTINGS = WindowSettings(first_bytes=4 * SIZE, most_bytes=16 * SIZE)
+
+
+def bits(pieces, size: int) -> bytes:
+    return sum(1 << piece for piece in pieces).to_bytes(-(-size // 8), "little")
+
+
+def wanted(pieces: int, priority: int = 1, seed: int = 0) -> Wanted:
+    return Wanted(Schedule(pieces, range(pieces), pieces, seed), lambda piece: SIZE, priority)
+
+
+@st.composite
+def swarms(draw):
+    """(pieces by blob, holder -> (pieces it has by blob, how it behaves))."""
+    blobs = draw(st.dictionaries(st.sampled_from("xyz"), st.integers(1, 20), min_size=1))
+    manners = st.sampled_from(["good", "slow", "lies", "refuses", "leaves"])
+    shares = st.fixed_dictionaries({blob: st.sets(st.integers(0, size - 1)) for blob, size in blobs.items()})
+    return blobs, draw(st.dictionaries(st.sampled_from("ABCDE"), st.tuples(shares, manners)))
+
+
+class Run:
+    def __init__(self, blobs, holders, seed):
+        self.now, self.random, self.holders = 0.0, random.Random(seed), dict(holders)
+        self.agenda, self.wanted = Agenda(SETTINGS), {}
+        self.flights: dict[str, list[Ask]] = {holder: [] for holder in holders}
+        for blob, size in blobs.items():
+            self.wanted[blob] = wanted(size, self.random.randint(0, 2), seed)
+            self.agenda.add(blob, self.wanted[blob])
+            for holder, (shares, _) in holders.items():
+                self.wanted[blob].schedule.offer(holder, bits(shares[blob], size))
+
+    def ask(self, holder) -> bool:
+        asked = False
+        while (ask := self.agenda.next_for(holder, self.now)) is not None:
+            asked = True
+            assert ask.piece in self.holders[holder][0][ask.blob_id], "asked for what the holder lacks"
+            assert self.wanted[ask.blob_id].schedule.wants(ask.piece), "asked for what is here"
+            same = [one for one in self.flights[holder] if (one.blob_id, one.piece) == (ask.blob_id, ask.piece)]
+            assert not same, "asked twice of the same holder"
+            self.flights[holder].append(ask)
+            window = self.agenda.window(holder)
+            assert window.in_flight_bytes == SIZE * len(self.flights[holder])
+            mattering = [one for one in self.flights[holder] if one.priority <= ask.priority]
+            assert SIZE * len(mattering) <= max(window.limit_bytes, 2 * SIZE)
+        return asked
+
+    def answer(self, holder) -> None:
+        manner, ask = self.holders[holder][1], self.flights[holder].pop(0)
+        self.now += 0.01 if manner == "good" else 1.0
+        schedule = self.wanted[ask.blob_id].schedule
+        if manner in ("good", "slow"):
+            self.agenda.landed(holder, ask, self.now, arrived=True)
+            schedule.got(holder, ask.piece)
+        elif manner == "refuses":
+            self.agenda.landed(holder, ask, self.now, arrived=False)
+            schedule.failed(holder, ask.piece)
+        else:
+            self.agenda.gone(holder)
+            del self.holders[holder], self.flights[holder]
+
+    def to_the_end(self) -> None:
+        for _ in range(5_000):
+            asked = [self.ask(holder) for holder in self.random.sample(list(self.holders), len(self.holders))]
+            waiting = [holder for holder, flight in self.flights.items() if flight]
+            if waiting:
+                self.answer(self.random.choice(waiting))
+            elif not any(asked):
+                return
+        raise AssertionError("it does not end")
+
+
+@given(swarms(), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_it_ends_with_every_piece_that_a_live_holder_has(swarm, seed):
+    blobs, holders = swarm
+    run = Run(blobs, holders, seed)
+    run.to_the_end()
+    for blob in blobs:
+        live = [shares[blob] for shares, manner in holders.values() if manner in ("good", "slow")]
+        assert not set(run.wanted[blob].schedule.missing) & set().union(*live)
+
+
+def test_what_matters_more_comes_first_and_the_rest_when_that_is_asked_for():
+    agenda = Agenda(WindowSettings(first_bytes=100 * SIZE))
+    for blob, priority in (("later", 3), ("now", 1)):
+        one = wanted(3, priority)
+        agenda.add(blob, one)
+        one.schedule.offer("A", full_bitmap(3))
+    asks = [agenda.next_for("A", 0.0) for _ in range(6)]
+    assert [ask.blob_id for ask in asks] == ["now"] * 3 + ["later"] * 3
+
+
+def test_rarest_first_over_blobs():
+    agenda = Agenda(WindowSettings(first_bytes=100 * SIZE))
+    for blob, holders in (("common", "AB"), ("rare", "A")):
+        one = wanted(2)
+        agenda.add(blob, one)
+        for holder in holders:
+            one.schedule.offer(holder, full_bitmap(2))
+    assert [agenda.next_for("A", 0.0).blob_id for _ in range(4)] == ["rare", "rare", "common", "common"]
+
+
+def test_an_idle_fast_holder_takes_over_what_waits_longest_at_a_slow_one():
+    agenda, one = Agenda(SETTINGS), wanted(6)
+    agenda.add("x", one)
+    one.schedule.offer("slow", full_bitmap(6))
+    asks = [agenda.next_for("slow", 0.0) for _ in range(4)]
+    agenda.landed("slow", asks[0], 2.0, arrived=True)  # 2 s a piece
+    one.schedule.got("slow", asks[0].piece)
+    for number, ask in enumerate(iter(lambda: agenda.next_for("slow", 2.0), None)):
+        asks.append(ask)
+        assert number < 4
+    one.schedule.offer("fast", full_bitmap(6))
+    fresh = [agenda.next_for("fast", 2.0) for _ in range(2)]
+    assert all(ask.instead_of is None for ask in fresh)
+    for ask in fresh:
+        agenda.landed("fast", ask, 2.01, arrived=True)
+        one.schedule.got("fast", ask.piece)
+    taken = agenda.next_for("fast", 2.02)
+    assert taken.instead_of == "slow" and taken.piece == asks[3].piece
+    assert agenda.next_for("slow", 2.02) is None  # nobody takes it back
+
+
+def test_a_window_grows_to_what_the_way_holds_and_no_further():
+    """A link of 1 MB/s with 200 ms: whatever is asked arrives at that rate, no sooner than 200 ms later."""
+    window, now, free_at, flights = Window(WindowSettings(first_bytes=2 * SIZE)), 0.0, 0.0, []
+    for _ in range(12_000):
+        while window.has_room(SIZE, window.in_flight_bytes):
+            window.asked(SIZE, now)
+            free_at = max(free_at, now + 0.2) + SIZE / 1e6
+            flights.append(free_at)
+        now = flights.pop(0)
+        window.landed(SIZE, now)
+    assert 0.9e6 < window.rate < 1.05e6
+    assert 0.2e6 < window.limit_bytes < 0.9e6

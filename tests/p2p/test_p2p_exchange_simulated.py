@@ -1,0 +1,35 @@
+"""The very agenda and turns of the exchange in a discrete-event simulation, near the physical bound."""
+
+import pytest
+from exchange_simulator import SimulatedLink, World, bound_seconds
+
+MBIT = 125_000
+PIECE = 128 << 10
+
+
+def links(count: int, fast: int = 0) -> list[SimulatedLink]:
+    return [SimulatedLink(20 * MBIT * (5 if i < fast else 1), 100 * MBIT) for i in range(count)]
+
+
+@pytest.mark.parametrize("fast", [0, 2])
+def test_eight_peers_come_close_to_the_bound(fast: int) -> None:
+    peers = links(8, fast)
+    size = int(10 / bound_seconds(peers, 1))
+    done = World(peers, size, PIECE).run()
+    assert done.seconds < 1.25 * bound_seconds(peers, size)
+    assert done.wasted < 0.02 * done.sent
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("count", [100, 1000])
+def test_many_peers_with_drawn_links_all_get_all(count: int) -> None:
+    import random
+
+    draw = random.Random(7)
+    peers = [
+        SimulatedLink(draw.choice([10, 20, 50, 100]) * MBIT, 200 * MBIT, draw.uniform(0.005, 0.1)) for _ in range(count)
+    ]
+    done = World(peers, 8 * PIECE, PIECE, origins=8, neighbours=16).run()
+    assert len(done.finished) == count
+    assert done.wasted < 0.05 * done.sent

@@ -1,0 +1,114 @@
+"""Caps hold within 5 %, meters measure, turns are taken in order."""
+
+import random
+
+import pytest
+import trio
+
+from p2p.pace import Cap, Meter, Tally
+from p2p.turns import Turn, Turns, TurnSettings, choose
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 300_000])
+async def test_a_cap_holds_within_5_percent(autojump_clock, size):
+    cap, taken, start = Cap(1e6), 0, trio.current_time()
+    while trio.current_time() - start < 30:
+        await cap.take(size)
+        taken += size
+    assert abs(taken / (trio.current_time() - start) / 1e6 - 1) < 0.05
+
+
+async def test_a_cap_can_be_changed_under_those_who_wait(autojump_clock):
+    cap = Cap(1.0)
+    await cap.take(1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cap.take, 1)
+        await trio.sleep(1)
+        cap.set(None)
+    assert trio.current_time() < 10
+    with pytest.raises(ValueError):
+        cap.set(0.0)
+
+
+async def test_a_meter_knows_now_and_the_best(autojump_clock):
+    meter = Meter()
+    for size in [100] * 20 + [10] * 20:
+        meter.add(size)
+        await trio.sleep(0.1)
+    assert 90 <= meter.rate <= 120
+    assert 1000 <= meter.best <= 1100
+    await trio.sleep(700)
+    assert meter.rate == 0 and meter.best == 0
+
+
+async def test_a_tally_fades_and_is_bounded(autojump_clock):
+    tally = Tally(half_life_seconds=10, max_peers=3)
+    tally.add("A", 100)
+    await trio.sleep(10)
+    assert tally.of("A") == pytest.approx(50)
+    for peer in "BCD":
+        tally.add(peer, 1)
+    assert tally.of("A") == 0
+
+
+def turn(peer, piece=0, priority=1, since=0.0, blob="x"):
+    return Turn(peer, blob, piece, 10, priority, since)
+
+
+def test_priority_then_what_was_sent_least_then_who_gives():
+    chance = random.Random(1)
+    sent = {1: 2, 2: 0}
+    times = lambda one: sent.get(one.piece, 0)  # noqa: E731
+    waiting = [turn("A", 1), turn("B", 2), turn("C", 2, priority=0)]
+    assert choose(waiting, times, lambda p: 0.0, -1.0, chance).peer == "C"
+    assert choose(waiting[:2], times, lambda p: 0.0, -1.0, chance).peer == "B"
+    equal = [turn("giver", 3), turn("taker", 3)]
+    picked = [choose(equal, times, {"giver": 9.0, "taker": 0.0}.get, -1.0, chance).peer for _ in range(600)]
+    assert 400 < picked.count("giver") < 560  # about five to one, and the taker is never starved
+
+
+def test_who_waited_long_goes_first_among_its_equals():
+    waiting = [turn("old", 1, since=1.0), turn("new", 2, since=5.0)]
+    assert choose(waiting, lambda one: one.piece == 1, lambda p: 0.0, 2.0, random.Random(0)).peer == "old"
+
+
+async def test_turns_bound_what_is_under_way_and_slow_ones_do_not_block(autojump_clock, nursery):
+    turns = Turns(TurnSettings(least_bytes=20, slow_seconds=1.0), Cap(), Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    under_way, most = 0, 0
+
+    async def send(one, seconds):
+        nonlocal under_way, most
+        async with turns.take(one):
+            under_way += 1
+            most = max(most, under_way)
+            await trio.sleep(seconds)
+            under_way -= 1
+
+    async with trio.open_nursery() as senders:
+        for number in range(20):
+            senders.start_soon(send, turn(str(number)), 0.1)
+    assert most == 2 and 0.99 < trio.current_time() < 1.2
+    async with trio.open_nursery() as senders:
+        senders.start_soon(send, turn("slow"), 1000)
+        senders.start_soon(send, turn("slower"), 1000)
+        await trio.sleep(1.1)
+        with trio.fail_after(1):
+            await send(turn("quick"), 0.1)
+        senders.cancel_scope.cancel()
+    assert not turns._waiting and not turns._sending
+
+
+async def test_capped_turns_keep_their_rate(autojump_clock, nursery):
+    cap = Cap(100.0)
+    turns = Turns(TurnSettings(), cap, Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+
+    async def send():
+        async with turns.take(turn("A")):
+            pass
+
+    async with trio.open_nursery() as senders:
+        for _ in range(100):
+            senders.start_soon(send)
+    assert 9.5 < trio.current_time() < 10.5

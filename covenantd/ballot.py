@@ -107,10 +107,10 @@ class Ballot:
                     return
             except Refused as error:
                 if str(error) != EARLY:
-                    log.warning("proposal refused", certifier=certifier, reason=str(error))
+                    log.warning("proposal refused", certifier=certifier, reason=str(error), peer_caused=True)
                     return
             except P2pError as error:
-                log.info("proposal not delivered yet", certifier=certifier, error=str(error))
+                log.info("proposal not delivered yet", certifier=certifier, error=str(error), peer_caused=True)
             await trio.sleep(_RETRY_SECONDS)
 
     async def _consider(self, peer: PeerId, message: object) -> object:

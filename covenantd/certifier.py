@@ -139,7 +139,7 @@ class Certifier:
             try:
                 path = await gather.contribution(self._node, commit.hotkey, commit.blob_id)
             except BlobTooLarge as error:  # another fault of a blob is our disk's, not its author's
-                log.warning("contribution refused", hotkey=commit.hotkey, reason=str(error))
+                log.warning("contribution refused", hotkey=commit.hotkey, reason=str(error), peer_caused=True)
                 refused[commit.hotkey] = "invalid"
                 return
             held[commit.hotkey] = commit, path
@@ -164,7 +164,7 @@ class Certifier:
             if checked.ok:
                 sound[hotkey] = commit, path
             else:
-                log.warning("contribution refused", hotkey=hotkey, reason=checked.reason)
+                log.warning("contribution refused", hotkey=hotkey, reason=checked.reason, peer_caused=True)
                 invalid[hotkey] = "invalid"
         return sound, invalid
 

@@ -72,7 +72,7 @@ class CommitDesk:
             self._show(book)
         except (CommitRefused, RecordRejected) as error:
             node.metrics.count_contribution(error.reason)
-            log.info("commit refused", peer=peer, reason=error.reason, detail=str(error))
+            log.info("commit refused", peer=peer, reason=error.reason, detail=str(error), peer_caused=True)
             if isinstance(error, RecordRejected):
                 raise  # no honest peer sends a forged or malformed record: the swarm bans for it
             return {"refused": error.reason}

@@ -83,7 +83,7 @@ async def _prefetch_one(node: Node, commit: Commit) -> None:
     try:
         await contribution(node, commit.hotkey, commit.blob_id)
     except BlobError as error:  # theirs to answer for, if it is rostered at all
-        log.info("not fetched ahead", hotkey=commit.hotkey, error=str(error))
+        log.info("not fetched ahead", hotkey=commit.hotkey, error=str(error), peer_caused=True)
 
 
 @dataclass(frozen=True)

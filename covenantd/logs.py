@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import structlog
 
 from covenantd.redact import REDACTED, SECRET_NAME
+from covenantd.throttle import Throttle
 
 LEVELS = ("debug", "info", "warning", "error")
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
@@ -76,7 +77,7 @@ def configure(
             ],
         )
     )
-    logging.basicConfig(handlers=[handler, recent], force=True)
+    logging.basicConfig(handlers=[Throttle([handler, recent])], force=True)
     set_level(level)
     structlog.configure(
         processors=[
@@ -88,6 +89,13 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def tell_repeated() -> None:
+    """Have lines that were held back by `Throttle` told in time, also when nothing else is logged."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Throttle):
+            handler.tell()
 
 
 def set_level(level: str) -> None:

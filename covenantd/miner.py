@@ -147,17 +147,17 @@ async def _push(node: Node, certifier: str, signed: bytes, receipts: dict[str, R
                 )
                 if answer.has("refused"):
                     reason = answer.text("refused", 64)
-                    log.warning("commit refused", certifier=certifier, reason=reason)
+                    log.warning("commit refused", certifier=certifier, reason=reason, peer_caused=True)
                     if reason != commits.EARLY:  # the certifier may still be finishing the round before
                         return
                     continue
                 receipts[certifier] = _receipt(node, certifier, signed, answer.raw("receipt", max_bytes=4096))
                 return
             except Refused as refusal:  # as no commit at all: asking again would not help
-                log.error("commit refused", certifier=certifier, reason=str(refusal))
+                log.error("commit refused", certifier=certifier, reason=str(refusal), peer_caused=True)
                 return
             except (P2pError, ProtocolViolation) as error:
-                log.info("commit not delivered yet", certifier=certifier, error=str(error))
+                log.info("commit not delivered yet", certifier=certifier, error=str(error), peer_caused=True)
 
 
 def _receipt(node: Node, certifier: str, signed: bytes, data: bytes) -> Receipt:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import trio
 
+from covenantd import logs
 from covenantd.board import StatusBoard
 from covenantd.config import Config
 from covenantd.control import Verb, serve_control
@@ -92,6 +93,7 @@ async def _pulse(operations: Operations, node: Node | None, heartbeat: Heartbeat
     gauges = Gauges(operations.swarm, operations.metrics)
     while True:
         heartbeat.beat()
+        logs.tell_repeated()
         _show_peers(operations)
         gauges.look(operations.board.status.state, node.engine.generation if node is not None else 0)
         if node is not None:

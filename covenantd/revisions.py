@@ -111,7 +111,7 @@ async def judge_offer(node: Node, round: int, changes: tuple[str, ...]) -> str |
         return None
     reason = await _objection(node, round, changes[-1])
     if reason is not None:
-        log.warning("a proposed change of the run spec is refused", reason=reason)
+        log.warning("a proposed change of the run spec is refused", reason=reason, peer_caused=True)
         return None
     return changes[-1]
 

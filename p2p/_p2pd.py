@@ -211,11 +211,11 @@ class P2pdTransport:
                 await receive_message(stream, info, _MAX_STREAM_INFO_BYTES)
             peer = _multiaddr.peer_id_from_bytes(info.peer)
         except (TransportError, AddressError, trio.TooSlowError) as error:
-            _log.warning("inbound stream without a header: %s", error)
+            _log.warning("inbound stream without a header: %s", error, extra={"peer_caused": True})
             return
         handler = self._handlers.get(info.proto)
         if handler is None:
-            _log.warning("inbound stream for %s, which we do not serve", info.proto)
+            _log.warning("inbound stream for %s, which we do not serve", info.proto, extra={"peer_caused": True})
             return
         await self._run_handler(handler, P2pdStream(stream, peer), info.proto)
 

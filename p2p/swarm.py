@@ -259,7 +259,7 @@ class Swarm:
         """Whether this is somebody to meet: not us, and not proven and connected already."""
         if claim.hotkey == self._signer.hotkey:
             if claim.peer_id != self.peer_id:
-                _log.warning("another peer, %s, announces our hotkey", claim.peer_id)
+                _log.warning("another peer, %s, announces our hotkey", claim.peer_id, extra={"peer_caused": True})
             return False
         if claim.peer_id == self.peer_id:
             self.on_rejected("peer")
@@ -347,7 +347,7 @@ class Swarm:
         self.on_rejected(reason)
         if reason in _INNOCENT:
             return
-        _log.warning("banned %s: %s", peer_id, error)
+        _log.warning("banned %s: %s", peer_id, error, extra={"peer_caused": True})
         self.reputation.ban(peer_id, str(error)[:200])
 
     async def _quietly(self, doing: str, action: Callable[[], Awaitable[None]]) -> bool:

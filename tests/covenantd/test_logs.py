@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from covenantd import logs
+from covenantd.throttle import Throttle
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +89,71 @@ def test_secrets_are_redacted() -> None:
     shown = json.loads(out.getvalue())
     assert [shown[k] for k in ("secret_seed", "secretPhrase", "password")] == ["[redacted]"] * 3
     assert (shown["tokens_per_second"], shown["seed_path"], shown["tokens"]) == (9, "/p", 4)
+
+
+class Hour:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def throttled() -> tuple[io.StringIO, Hour]:
+    clock, out = Hour(), io.StringIO()
+    logs.configure("info", "json", out, {})
+    throttle = next(one for one in logging.getLogger().handlers if isinstance(one, Throttle))
+    throttle._now = clock
+    return out, clock
+
+
+def told(out: io.StringIO) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    out.seek(0)
+    out.truncate()
+    return lines
+
+
+def test_lines_that_peers_cause_come_once_a_minute_with_a_count(throttled: tuple[io.StringIO, Hour]) -> None:
+    out, clock = throttled
+    ours, theirs = structlog.get_logger("covenantd.miner"), logging.getLogger("p2p.swarm")
+    for number in range(1000):
+        ours.warning("commit refused", reason=f"r{number}", peer_caused=True)
+        theirs.warning("banned %s", f"peer{number}", extra={"peer_caused": True})
+        clock.now += 0.01
+    first, second = told(out)
+    assert (first["event"], first["reason"], second["event"]) == ("commit refused", "r0", "banned peer0")
+    assert "peer_caused" not in first and "peer_caused" not in second and "repeated" not in first
+    clock.now = 61
+    logs.tell_repeated()
+    third, fourth = told(out)
+    assert (third["reason"], third["repeated"]) == ("r999", 999)
+    assert (fourth["event"], fourth["repeated"]) == ("banned peer999", 999)
+    ours.warning("commit refused", reason="again", peer_caused=True)
+    assert told(out) == [], "the line with the count was this minute's"
+    clock.now = 200
+    logs.tell_repeated()
+    assert [one["repeated"] for one in told(out)] == [1]
+    clock.now = 300
+    logs.tell_repeated()
+    ours.warning("commit refused", reason="later", peer_caused=True)
+    assert [one.get("repeated") for one in told(out)] == [None], "told at once after a quiet minute"
+
+
+def test_what_no_peer_causes_is_never_held_back(throttled: tuple[io.StringIO, Hour]) -> None:
+    out, _ = throttled
+    for _ in range(3):
+        structlog.get_logger("covenantd.engine").warning("engine lost")
+        structlog.get_logger("covenantd.engine").warning("commit refused", peer_caused=False)
+    assert len(told(out)) == 6
+
+
+def test_counts_are_told_when_the_process_ends(throttled: tuple[io.StringIO, Hour]) -> None:
+    out, _ = throttled
+    for _ in range(3):
+        logging.getLogger("p2p.swarm").warning("banned %s", "x", extra={"peer_caused": True})
+    next(one for one in logging.getLogger().handlers if isinstance(one, Throttle)).flush()  # as logging.shutdown does
+    assert [one.get("repeated") for one in told(out)] == [None, 2]

@@ -64,5 +64,5 @@ def connect(client: BlockingClient, args: Arguments, address: str) -> int:
 def _connected_text(data: dict[str, Any]) -> str:
     from covenantd.ctloutput import clean
 
-    note = "" if data["registered"] else "; its hotkey is not registered on the subnet, so it does not count"
+    note = "" if data["counts"] else "; its hotkey is not registered on the subnet, so it does not count"
     return f"connected to {clean(data['peer_id'])}, hotkey {clean(data['hotkey'])}{note}"

@@ -91,6 +91,6 @@ def _connect(swarm: Swarm) -> Handler:
         except (TransportError, ProtocolViolation) as error:
             raise ControlError("failed", f"{address}: {error}") from None
         counts = swarm.by_peer_id(peer_id) is not None
-        return {"schema": SCHEMA, "peer_id": peer_id, "hotkey": hotkey, "registered": counts}
+        return {"schema": SCHEMA, "peer_id": peer_id, "hotkey": hotkey, "counts": counts}
 
     return handler

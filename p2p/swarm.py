@@ -10,7 +10,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 
 import trio
 
@@ -24,36 +23,15 @@ from p2p.protocols import PeerId, RecordStore, Signer, Transport, Verify
 from p2p.published import Published, dht_key, open_published, sign_published
 from p2p.records import NO_ROUND, Record
 from p2p.reputation import Reputation
+from p2p.swarm_settings import SwarmSettings
 from p2p.wire import Fields
 
+__all__ = ["HELLO", "VIOLATION", "Swarm", "SwarmSettings"]
 _log = logging.getLogger(__name__)
 HELLO = "/covenantd/hello/1"
 VIOLATION = "violation"
 _MAX_HELLO_BYTES = 10 << 10
 _INNOCENT = {"run", "round", "kind", "expired", "future", "protocol"}  # of another run, late, or of another version
-
-
-@dataclass(frozen=True)
-class SwarmSettings:
-    """`bootstrap`: multiaddrs that end in /p2p/PEER_ID. Discovery starts at `discover_first_seconds` and slows down
-    to `discover_seconds` while nobody new shows up."""
-
-    run_id: str
-    role: str
-    bootstrap: tuple[str, ...] = ()
-    announce_seconds: float = 60.0
-    record_lifetime_seconds: float = 180.0
-    discover_first_seconds: float = 0.5
-    discover_seconds: float = 10.0
-    refresh_seconds: float = 1.0
-    retry_first_seconds: float = 0.5
-    retry_last_seconds: float = 15.0
-    bootstrap_retry_seconds: float = 3.0
-    dial_seconds: float = 10.0
-    hello_seconds: float = 10.0
-    answer_seconds: float = 60.0
-    max_dials: int = 8
-    max_peers: int = 1024
 
 
 def everybody(hotkey: str) -> bool:

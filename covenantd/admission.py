@@ -1,10 +1,13 @@
 """Who counts as a peer of the run: hotkeys registered on its subnet, as the chain says every few blocks."""
 
+from collections.abc import Iterable, Iterator
+
 import structlog
 import trio
 
-from covenantd.chain.protocol import Chain
+from covenantd.chain.protocol import Chain, Commitment
 from covenantd.errors import ChainError
+from covenantd.roster import decode_identity
 
 log = structlog.get_logger("covenantd.admission")
 _BLOCKS_BETWEEN = 10
@@ -16,6 +19,7 @@ class Admission:
 
     def __init__(self) -> None:
         self._registered: frozenset[str] | None = None
+        self.addresses: tuple[str, ...] = ()  # where peers say on chain that they can be reached
 
     def __call__(self, hotkey: str) -> bool:
         return self._registered is None or hotkey in self._registered
@@ -25,9 +29,17 @@ class Admission:
         while True:
             try:
                 head = await chain.block()
-                neurons = (await chain.metagraph(head.number)).neurons
+                metagraph = await chain.metagraph(head.number)
             except ChainError as error:
                 log.warning("metagraph not read", error=str(error))
             else:
-                self._registered = frozenset(neuron.hotkey for neuron in neurons)
+                self._registered = frozenset(neuron.hotkey for neuron in metagraph.neurons)
+                self.addresses = tuple(_addresses(metagraph.commitments.values()))
             await trio.sleep(min(max(_BLOCKS_BETWEEN * block_seconds, _LEAST_SECONDS), _MOST_SECONDS))
+
+
+def _addresses(commitments: Iterable[Commitment]) -> Iterator[str]:
+    for commitment in commitments:
+        identity = decode_identity(commitment.fields[0]) if commitment.fields else None
+        if identity is not None and identity.address:
+            yield f"{identity.address}/p2p/{identity.peer_id}"

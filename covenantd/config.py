@@ -115,6 +115,13 @@ class NetworkConfig:
     bootstrap: tuple[str, ...] = setting(
         (), "peers to join through, each /ip4/ADDRESS/tcp/PORT/p2p/PEER_ID", check=_bootstrap
     )
+    relays: tuple[str, ...] = setting(
+        (),
+        "peers to be reached through when nobody can connect to us, as behind a NAT; each "
+        "/ip4/ADDRESS/tcp/PORT/p2p/PEER_ID of one with relay_service",
+        check=_bootstrap,
+    )
+    relay_service: bool = setting(False, "let peers that nobody can connect to be reached through us")
 
 
 @dataclass(frozen=True)

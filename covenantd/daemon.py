@@ -50,6 +50,8 @@ from p2p.dht import open_dht
 from p2p.errors import NO_ROOM, BlobError, IdentityError, PortInUse, TransportDied
 from p2p.exchange import Exchange
 from p2p.identity import ensure_identity
+from p2p.peerbook import HINTS
+from p2p.peercache import PeerCache
 from p2p.published import place_by_signature
 from p2p.swarm import VIOLATION, Swarm, SwarmSettings
 
@@ -143,12 +145,15 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
             verify,
             SwarmSettings(spec.run_id, config.node.role, config.network.bootstrap),
             on_rejected=lambda reason: metrics.count_rejection(reason if reason == VIOLATION else f"record-{reason}"),
+            cache=PeerCache(config.node.state_directory / "peers.json"),
         )
         swarm.admit = admission
+        swarm.candidates = lambda: admission.addresses
         dht.admit = lambda author: admission(author) or author == hotkey.hotkey  # also unregistered, we keep our own
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         traffic = Traffic(spec, metrics)
         exchange = _exchange(swarm, blobs, metrics, traffic)
+        swarm.own_hints = lambda: dict(zip(HINTS, map(int, exchange.best_rates), strict=True))
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
         keep_rounds(board, config.node.state_directory)
         opened = open_chain(config.chain, spec.chain.netuid, hotkey)
@@ -268,6 +273,8 @@ def _p2pd_settings(config: Config) -> P2pdSettings:
         listen_host=host,
         listen_port=port,
         announce=config.network.announce,
+        relays=config.network.relays,
+        relay_service=config.network.relay_service,
         runtime_directory=config.node.runtime_directory,
     )
 

@@ -1,6 +1,6 @@
 """Who is who: which hotkey speaks through which peer id, as each has proven."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from p2p.errors import ProtocolViolation, RecordRejected
@@ -12,6 +12,8 @@ PROTOCOL_VERSION = 1
 MAX_ADDRESSES = 8
 MAX_ADDRESS_CHARS = 256
 MAX_ROLE_CHARS = 32
+MAX_RATE = 1 << 40
+HINTS = ("up", "down")  # bytes a second, measured by the peer itself: a hint, never a proof
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Peer:
     role: str
     seen_at: float
     connected: bool
+    up: int = 0  # bytes a second its uplink has shown it can, by its own word; 0: not told
+    down: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,20 @@ class PeerClaim:
     role: str
     issued_at: float  # seconds since the epoch
     until: float  # on trio's clock
+    up: int = 0
+    down: int = 0
 
 
-def peer_body(addresses: tuple[str, ...], role: str) -> dict[str, object]:
+def peer_of(claim: PeerClaim, seen_at: float, connected: bool) -> Peer:
+    who = (claim.hotkey, claim.peer_id, claim.addresses, claim.role)
+    return Peer(*who, seen_at, connected, claim.up, claim.down)
+
+
+def peer_body(addresses: tuple[str, ...], role: str, hints: Mapping[str, int] | None = None) -> dict[str, object]:
+    """`hints`: of HINTS; what else is in there is left out."""
+    told = {name: value for name, value in (hints or {}).items() if name in HINTS and 0 <= value <= MAX_RATE}
     short = [address for address in addresses if len(address) <= MAX_ADDRESS_CHARS]
-    return {"addresses": short[:MAX_ADDRESSES], "role": role, "protocol": PROTOCOL_VERSION}
+    return {"addresses": short[:MAX_ADDRESSES], "role": role, "protocol": PROTOCOL_VERSION, **told}
 
 
 def read_claim(published: Published, expires_at: float) -> PeerClaim:
@@ -54,6 +67,7 @@ def read_claim(published: Published, expires_at: float) -> PeerClaim:
         addresses = fields.items("addresses", MAX_ADDRESSES)
         role = fields.text("role", MAX_ROLE_CHARS)
         version = fields.number("protocol", 0, 1 << 16)
+        up, down = (fields.number(name, 0, MAX_RATE) if fields.has(name) else 0 for name in HINTS)
     except RecordRejected:
         raise
     except ProtocolViolation as error:
@@ -64,7 +78,7 @@ def read_claim(published: Published, expires_at: float) -> PeerClaim:
         raise RecordRejected("malformed", "an address that is none")
     if not all(address.endswith(f"/p2p/{record.peer_id}") for address in addresses):
         raise RecordRejected("peer", "an address of another peer")
-    return PeerClaim(record.hotkey, record.peer_id, tuple(addresses), role, record.issued_at, expires_at)
+    return PeerClaim(record.hotkey, record.peer_id, tuple(addresses), role, record.issued_at, expires_at, up, down)
 
 
 class PeerBook:

@@ -1,24 +1,26 @@
 """The run's peers as one of them sees them: found, proven, connected, asked, answered.
 
-A peer is found through bootstrap addresses and through peer records in the DHT. A record proves only that a
-hotkey claims a peer id. So whoever dials says hello on a stream: both show their record, and the transport
-vouches for the peer ids. Only then is a peer in `Swarm.peers`.
+A peer is found through bootstrap addresses and peer records in the DHT; failing that, through peers met before and
+whatever `candidates` knows. A record proves only that a hotkey claims a peer id. So whoever dials says hello on a
+stream: both show their record, and the transport vouches for the peer ids. Only then is a peer in `Swarm.peers`.
 """
 
 import functools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import trio
 
 from p2p import asking
 from p2p.asking import MAX_MESSAGE_BYTES, Answer, answering
+from p2p.company import keep_cache, keep_company, keep_met
 from p2p.errors import ProtocolViolation, RecordRejected, TransportError
 from p2p.guard import GuardedTransport
 from p2p.meetings import Backoff, Meetings, dial_any
-from p2p.peerbook import PEER_KIND, Peer, PeerBook, PeerClaim, peer_body, read_claim
+from p2p.peerbook import PEER_KIND, Peer, PeerBook, PeerClaim, peer_body, peer_of, read_claim
+from p2p.peercache import PeerCache
 from p2p.protocols import PeerId, RecordStore, Signer, Transport, Verify
 from p2p.published import Published, dht_key, open_published, sign_published
 from p2p.records import NO_ROUND, Record
@@ -27,6 +29,7 @@ from p2p.swarm_settings import SwarmSettings
 from p2p.wire import Fields
 
 __all__ = ["HELLO", "VIOLATION", "Swarm", "SwarmSettings"]
+
 _log = logging.getLogger(__name__)
 HELLO = "/covenantd/hello/1"
 VIOLATION = "violation"
@@ -42,9 +45,10 @@ class Swarm:
     """`admit` (settable): whether a hotkey counts, as the metagraph says; others are invisible, though not banned.
 
     `on_rejected(reason)` hears of everything that was refused, by a stable word: of records those of `p2p.records`,
-    "expired", "future" and "protocol"; of a frame that is not what it must be, "violation". `wall` is seconds since
-    the epoch, as other peers have it. `transport` leads nowhere near banned peers: use it for whatever else talks to
-    peers.
+    "expired", "future" and "protocol"; of a frame that is not what it must be, "violation". `candidates` (settable):
+    addresses that end in /p2p/PEER_ID, tried while nobody is connected. `own_hints` (settable): numbers about us
+    for our peer record, see `p2p.peerbook.HINTS`. `wall` is seconds since the epoch, as other peers have it.
+    `transport` leads nowhere near banned peers: use it for whatever else talks to peers.
     """
 
     def __init__(
@@ -57,8 +61,12 @@ class Swarm:
         reputation: Reputation | None = None,
         on_rejected: Callable[[str], None] = lambda reason: None,
         wall: Callable[[], float] = time.time,
+        cache: PeerCache | None = None,
     ) -> None:
         self.settings = settings
+        self.candidates: Callable[[], Iterable[str]] = tuple
+        self.own_hints: Callable[[], Mapping[str, int]] = dict
+        self._cache = cache
         self.reputation = reputation or Reputation()
         self.transport: Transport = GuardedTransport(transport, self.reputation)
         self.admit: Callable[[str], bool] = everybody
@@ -81,7 +89,7 @@ class Swarm:
     def peers(self) -> tuple[Peer, ...]:
         """Admitted peers whose hotkey and peer id have vouched for each other; without us and the banned."""
         return tuple(
-            Peer(claim.hotkey, claim.peer_id, claim.addresses, claim.role, seen_at, claim.peer_id in self._connected)
+            peer_of(claim, seen_at, claim.peer_id in self._connected)
             for claim, seen_at in self._book.claims(trio.current_time())
             if self._counts(claim) and not self.reputation.is_banned(claim.peer_id)
         )
@@ -153,6 +161,11 @@ class Swarm:
             nursery.start_soon(self._keep_connected_set)
             for address in self.settings.bootstrap:
                 nursery.start_soon(self._keep_bootstrapped, address)
+            waits = (settings.lonely_seconds, settings.retry_last_seconds)
+            alone = lambda: not self._connected  # noqa: E731
+            nursery.start_soon(keep_company, alone, self._others, self._meet_quietly, waits, settings.max_dials)
+            if self._cache is not None:
+                nursery.start_soon(keep_cache, self._cache, self.peers, settings.remember_seconds)
             nursery.start_soon(self._keep_discovering, meetings, nursery)
             task_status.started()
 
@@ -186,23 +199,18 @@ class Swarm:
         self._book.saw(self._connected, trio.current_time())
 
     async def _keep_bootstrapped(self, address: str) -> None:
-        """Connected and greeted, or trying, for as long as we live: bootstrap peers come and go."""
         peer_id = address.rpartition("/p2p/")[2]
-        if peer_id == self.peer_id:
-            return
-        backoff = Backoff(self.settings.retry_first_seconds, self.settings.bootstrap_retry_seconds)
-        missed = False
-        while True:
-            if peer_id in self._connected and self._book.hotkey_of(peer_id) is not None:
-                backoff.reset()
-                missed = False
-                await trio.sleep(self.settings.refresh_seconds)
-                continue
-            met = await self._quietly(f"bootstrap {address}", lambda: self._meet(peer_id, (address,)))
-            if not met and not missed:
-                _log.warning("bootstrap peer %s cannot be reached; trying on", address)
-                missed = True
-            await trio.sleep(backoff.next_seconds())
+        if peer_id != self.peer_id:
+            settings = self.settings
+            met = lambda: peer_id in self._connected and self._book.hotkey_of(peer_id) is not None  # noqa: E731
+            meet = functools.partial(self._meet_quietly, peer_id, address)
+            backoff = Backoff(settings.retry_first_seconds, settings.bootstrap_retry_seconds)
+            await keep_met(address, met, meet, backoff, settings.refresh_seconds)
+
+    def _others(self) -> list[str]:
+        """Addresses to try when there is nobody."""
+        known = (*(self._cache.addresses if self._cache is not None else ()), *self.candidates())
+        return [address for address in known if not address.endswith(f"/p2p/{self.peer_id}")]
 
     async def _keep_discovering(self, meetings: Meetings, nursery: trio.Nursery) -> None:
         pause = self.settings.discover_first_seconds
@@ -254,6 +262,9 @@ class Swarm:
 
     # Meeting
 
+    async def _meet_quietly(self, peer_id: PeerId, address: str) -> bool:
+        return await self._quietly(f"trying {address}", lambda: self._meet(peer_id, (address,)))
+
     async def _meet(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
         if peer_id not in self._connected:
             await dial_any(self.transport.dial, addresses, self.settings.dial_seconds)
@@ -286,7 +297,7 @@ class Swarm:
         return read_claim(published, trio.current_time() + published.until - self._wall())
 
     def _own_body(self) -> dict[str, object]:
-        return peer_body(self.transport.addresses, self.settings.role)
+        return peer_body(self.transport.addresses, self.settings.role, self.own_hints())
 
     def _own_record(self) -> bytes:
         return self._sign(PEER_KIND, NO_ROUND, self._own_body(), self.settings.record_lifetime_seconds)

@@ -200,7 +200,7 @@ async def _load(node: Node, theta: Path) -> messages.Loaded:
             train_shards=tuple(str(node.blobs.path(shard)) for shard in dataset.train_shards),
             heldout_shard=str(node.blobs.path(dataset.heldout_shard)),
             state_directory=str(config.node.state_directory / "engine"),
-            threads=config.engine.threads,
+            threads=config.engine.training_threads,
             device=config.engine.device,
             behavior=config.testing.behavior,
         ),

@@ -150,6 +150,11 @@ class EngineConfig:
     threads: int = setting(0, "CPU threads for training; 0: all cores", check=_threads)
     device: str = setting("auto", "auto, cpu, cuda or cuda:NUMBER", check=_device)
 
+    @property
+    def training_threads(self) -> int:
+        """At least 1: `threads`, or as many as there are cores that we may use."""
+        return self.threads or len(os.sched_getaffinity(0))
+
 
 @dataclass(frozen=True)
 class HttpConfig:

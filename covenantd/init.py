@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from covenantd.chain.keys import create_hotkey, load_hotkey, verify
-from covenantd.config import SETTINGS, ChainConfig, Config, load_config
+from covenantd.config import SETTINGS, Config, load_config
 from covenantd.configtext import render
 from covenantd.errors import CovenantError, PermissionRefused
 from covenantd.runspec import read
@@ -142,11 +142,12 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 def _next(path: Path, config: Config, hotkey: str) -> tuple[str, ...]:
     steps, quoted = [], shlex.quote(str(path))
     if not config.run.spec.exists():
-        steps.append(f"get the run spec from the run's owner and put it at {config.run.spec}")
+        make = " (or make a run: `covenantd help swarm`)" if config.node.role == "validator" else ""
+        steps.append(f"get the run spec from the run's owner and put it at {config.run.spec}{make}")
     if config.node.role != "bootstrap":
         if not config.network.bootstrap:
             steps.append(f"name a peer to join through: bootstrap = [...] under [network] in {path}")
-        if config.chain.endpoint == ChainConfig().endpoint:
+        if "chain.endpoint" not in config.origins:
             steps.append(f"name the run's ledger: endpoint under [chain] in {path}")
         where = f"covenantd register --config {quoted}"
         if config.chain.kind == "bittensor":

@@ -62,6 +62,14 @@ def test_init_for_people_says_what_is_next(tmp_path: Path, capsys: pytest.Captur
     assert "run.json" in out and "registered" in out and "bootstrap" in out
 
 
+def test_what_was_given_is_not_asked_for_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even if it is the default."""
+    assert cli.main(["init", "--dir", str(tmp_path / "a")]) == 0
+    assert "endpoint under [chain]" in capsys.readouterr().out
+    assert cli.main(["init", "--dir", str(tmp_path / "b"), "--chain", "tcp://127.0.0.1:9945"]) == 0
+    assert "endpoint under [chain]" not in capsys.readouterr().out
+
+
 def test_init_again_overwrites_nothing_and_makes_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

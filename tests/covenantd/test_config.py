@@ -1,5 +1,6 @@
 """Config: layers, origins, and errors that name file, line and remedy."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covenantd.config import SETTINGS, Config, load_config, missing_files, read_config
+from covenantd.config import SETTINGS, Config, EngineConfig, load_config, missing_files, read_config
 from covenantd.configlayers import key_lines
 from covenantd.configtext import default_toml, render, toml_value
 from covenantd.errors import EXIT_CONFIG, ConfigError
@@ -50,6 +51,11 @@ def test_layers_override_in_order_and_remember_where_each_value_came_from(tmp_pa
     assert config.origins["node.log_level"] == "COVENANTD_NODE_LOG_LEVEL"
     assert config.origins["testing.behavior"] == "flag testing.behavior"
     assert config.origins["http.listen"] == "default"
+
+
+def test_no_number_of_threads_means_all_cores() -> None:
+    assert EngineConfig().training_threads == len(os.sched_getaffinity(0)) >= 1
+    assert EngineConfig(threads=3).training_threads == 3
 
 
 def test_paths_count_from_the_file_they_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,8 +79,8 @@ class Coordinator:
                 if self._draining and isinstance(event, round.Advanced):
                     break  # on a slow machine the next round begins in this very transition
                 self._transition(nursery, event)
-                if self._draining and self._state.phase is Phase.WAITING:
-                    break
+                if self._draining and self._state.phase in (Phase.WAITING, Phase.SYNCING):
+                    break  # no round is in work here; what keeps a catch-up from ending must not keep us
             nursery.cancel_scope.cancel()
 
     async def pause(self, paused: bool) -> None:

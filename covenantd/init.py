@@ -147,7 +147,7 @@ def _next(path: Path, config: Config, hotkey: str) -> tuple[str, ...]:
     if config.node.role != "bootstrap":
         if not config.network.bootstrap:
             steps.append(f"name a peer to join through: bootstrap = [...] under [network] in {path}")
-        if "chain.endpoint" not in config.origins:
+        if config.origins.get("chain.endpoint", "default") == "default":
             steps.append(f"name the run's ledger: endpoint under [chain] in {path}")
         where = f"covenantd register --config {quoted}"
         if config.chain.kind == "bittensor":

@@ -111,9 +111,11 @@ def _rounds(client: BlockingClient, args: Arguments) -> int:
     return show(args, client.call("rounds", {"round": int(args.words[1])}), round_text)
 
 
-def _order(name: str) -> Callable[[BlockingClient, Arguments], int]:
+def _order(name: str, follows: str) -> Callable[[BlockingClient, Arguments], int]:
+    """An order is taken at once and carried out later: `follows` says what happens then."""
+
     def action(client: BlockingClient, args: Arguments) -> int:
-        return show(args, client.call(name), lambda data: f"{name}: taken; state {data.get('state', '?')}")
+        return show(args, client.call(name), lambda data: f"{name}: taken; {follows}")
 
     return action
 
@@ -153,9 +155,14 @@ VERBS = {
     "rounds": Verb("how the last rounds went; `rounds show R` for one", _rounds, _rounds_arguments),
     "change": Verb("propose a change of the run spec (validators)", change, change_arguments),
     "why": Verb("why a weight is what it is: ours, or a HOTKEY's", why, why_arguments),
-    "pause": Verb("finish the round, then hold still until `resume`", _order("pause")),
-    "resume": Verb("go on after `pause`", _order("resume")),
-    "drain": Verb("finish the round, then stop the daemon", _order("drain")),
+    "pause": Verb(
+        "finish the round, then hold still until `resume`",
+        _order("pause", "the daemon holds still once the round in work is done"),
+    ),
+    "resume": Verb("go on after `pause`", _order("resume", "the daemon joins the next round")),
+    "drain": Verb(
+        "finish the round, then stop the daemon", _order("drain", "the daemon leaves once the round in work is done")
+    ),
     "wait": Verb("return once a condition holds", _wait, _wait_arguments),
     "snapshot": Verb(
         "the model states kept here: `snapshot list|verify`, `snapshot save PATH`", snapshot, snapshot_arguments

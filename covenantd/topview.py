@@ -115,7 +115,8 @@ def _progress(status: Status, screen: Screen) -> Line:
 def _blocks_left(status: Status) -> str:
     if status.block is None or status.next_deadline_block is None:
         return ""
-    return f"  {max(0, status.next_deadline_block - status.block)} blocks left"
+    left = max(0, status.next_deadline_block - status.block)
+    return f"  {left} block{'' if left == 1 else 's'} left"
 
 
 def _loss(history: History, status: Status, screen: Screen, rows: int) -> list[Line]:

@@ -63,6 +63,7 @@ class CommitDesk:
 
     async def _receive(self, peer: PeerId, message: object) -> object:
         node = self._node
+        structlog.contextvars.bind_contextvars(peer=peer)
         try:
             signed = Fields(message).raw("commit", max_bytes=commits.MAX_RECORD_BYTES)
             record = records.open_record(signed, verify, run_id=node.spec.run_id, kind=commits.COMMIT, peer_id=peer)

@@ -116,6 +116,7 @@ class Coordinator:
             nursery.start_soon(self._execute, effect)
 
     async def _execute(self, effect: Effect) -> None:
+        structlog.contextvars.bind_contextvars(round=self._state.round, phase=str(self._state.phase))  # of this task
         with trio.CancelScope() as scope:
             self._under_way.add(scope)
             try:

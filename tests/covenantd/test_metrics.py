@@ -1,5 +1,7 @@
 """Metric names are an interface; here they are, as a scraper sees them."""
 
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from covenantd.metrics import Metrics
@@ -96,6 +98,14 @@ def test_state_is_one_hot() -> None:
     m.set_state("paused")
     m.set_state("behind")
     assert [labels["state"] for labels, value in samples(m)["covenantd_state"] if value] == ["behind"]
+
+
+def test_a_scrape_of_a_fresh_daemon_reads_like_this() -> None:
+    """Names, help and the series that are there from the start. A deliberate change goes into the file, too."""
+    golden = Path(__file__).parents[1] / "golden" / "metrics.txt"
+    said = [line for line in Metrics().render().decode().splitlines() if "process_" not in line]
+    said = [line for line in said if not line.startswith("covenantd_build_info{")]
+    assert said == golden.read_text().splitlines()
 
 
 def test_two_daemons_in_one_process_do_not_meet() -> None:

@@ -10,6 +10,7 @@ import trio
 from run_fixture import SPEC
 
 from covenantd import catchup
+from covenantd.config import EngineConfig
 from covenantd.engine import EngineRefused
 from covenantd.node import Desynced, Node
 from model import messages
@@ -35,7 +36,7 @@ class Place:
         spec = SimpleNamespace(dataset=dataset)
         config = SimpleNamespace(
             node=SimpleNamespace(state_directory=directory),
-            engine=SimpleNamespace(threads=1, device="cpu"),
+            engine=EngineConfig(threads=1, device="cpu"),
             testing=SimpleNamespace(behavior="honest"),
         )
         (directory / "staging").mkdir()

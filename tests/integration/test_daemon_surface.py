@@ -240,7 +240,10 @@ async def _no_chain_no_peers(arena: Arena, heard: _Heard) -> None:
 async def _status_of_a_round(arena: Arena, heard: _Heard) -> None:
     names = ("miner-1", "validator-0")
     await arena.ready(*names)
-    await arena.play(0, ("miner-1",))
+    await arena.train(0, ("miner-1",))
+    await heard.until("STATUS", "commit")  # told with the next pulse, which a fast chain would overtake
+    await arena.certify(0)
+    await arena.finish(0, *names)
     lines = heard.values("STATUS")
     assert any("round 0" in line and "commit" in line and "2 peers" in line and "loss" in line for line in lines), lines
     await heard.until("STATUS", "round 1")

@@ -1,0 +1,127 @@
+"""The cells of the learning study: which rule, how strong an outer step, how many peers, how large a model.
+
+A cell's `rule` is a codec as `covenantd plan --codec` names it, or one of the references:
+    ddp         one AdamW on the batches of all peers: what peers could reach that sent everything, after every step
+    average     the mean of the peers' pseudo-gradients, in fp32, times α (SparseLoCo without compression)
+    nesterov:M  the same under Nesterov momentum M: DiLoCo, arXiv 2311.08105
+`variant` names one deviation, see `_learning_rules`. Groups are in the order of their worth: an hour too few costs
+only the last of them. "deciding" cells are the ones from which the default follows: hundreds of rounds, two seeds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from model.config import ModelConfig
+
+MODELS = {
+    "0.5M": ModelConfig(1024, 128, 2, 4, 2, 384, 32),
+    "3M": ModelConfig(1024, 256, 4, 4, 2, 640, 64),
+    "10M": ModelConfig(1024, 384, 6, 6, 2, 1024, 64),
+}
+OURS = ("row1", 4.0)
+RIVALS = (("covenant", 2.0), ("templar", 2.0), ("covenant", 1.0), ("templar", 1.0))
+
+
+@dataclass(frozen=True)
+class Cell:
+    group: str
+    rule: str
+    alpha: float = 1.0
+    decay: float = 0.95  # β of the error feedback
+    peers: int = 4
+    inner_steps: int = 5
+    rounds: int = 120
+    model: str = "0.5M"
+    seed: int = 0
+    variant: str = ""
+    batch_sequences: int = 4
+
+    @property
+    def key(self) -> str:
+        """What makes it this cell: the group is only a heading."""
+        shape = f"{self.model} N{self.peers} H{self.inner_steps} R{self.rounds} B{self.batch_sequences}"
+        return f"{self.rule}{'+' + self.variant if self.variant else ''} a{self.alpha:g} b{self.decay:g} {shape} s{self.seed}"
+
+    @property
+    def setting(self) -> str:
+        """Cells of one setting see the same tokens and are compared with each other."""
+        return f"{self.model}, N = {self.peers}, H = {self.inner_steps}, {self.rounds} rounds"
+
+
+def grid() -> list[Cell]:
+    """All cells, each once, in the order in which they are run."""
+    cells = {cell.key: cell for cell in reversed([*_deciding(), *_screening(), *_ideas(), *_reduce(), *_larger()])}
+    return list(reversed(cells.values()))
+
+
+def _versus(frame: Cell) -> Iterator[Cell]:
+    for rule, alpha in (OURS, *RIVALS):
+        yield replace(frame, rule=rule, alpha=alpha)
+
+
+def _deciding() -> Iterator[Cell]:
+    frames = (
+        Cell("deciding", "", peers=4, inner_steps=5, rounds=200, batch_sequences=2),
+        Cell("deciding", "", peers=4, inner_steps=15, rounds=150, batch_sequences=1),
+        Cell("deciding", "", peers=8, inner_steps=5, rounds=150, batch_sequences=1),
+        Cell("deciding", "", peers=4, inner_steps=30, rounds=60, batch_sequences=1),
+    )
+    for frame in frames:
+        yield from _versus(frame)
+    for frame in frames:
+        for rule, alpha in (OURS, *RIVALS[:2]):
+            yield replace(frame, rule=rule, alpha=alpha, seed=1)
+    for frame in frames:
+        for rule, alpha in (("row1", 8.0), ("covenant", 4.0), ("templar", 4.0), ("row1", 2.0)):
+            yield replace(frame, rule=rule, alpha=alpha)
+        yield replace(frame, rule="row1", alpha=4.0, decay=0.99)
+    for frame in frames:
+        yield replace(frame, rule="ddp")
+        yield replace(frame, rule="average", alpha=1.5)
+        yield replace(frame, rule="nesterov:0.9", alpha=0.7)
+
+
+def _screening() -> Iterator[Cell]:
+    base = Cell("screening", "ddp", batch_sequences=2)
+    yield base
+    for alpha in (1.0, 1.5, 2.0):
+        yield replace(base, rule="average", alpha=alpha)
+    for rule, alpha in (("nesterov:0.9", 0.7), ("nesterov:0.9", 0.3), ("nesterov:0.5", 0.7)):
+        yield replace(base, rule=rule, alpha=alpha)
+    for rule in ("row1", "covenant", "templar"):
+        for alpha in (1.0, 2.0, 4.0, 8.0) if rule == "row1" else (1.0, 2.0, 4.0):
+            yield replace(base, rule=rule, alpha=alpha)
+    yield replace(base, rule="templar", variant="roster", alpha=2.0)
+    for rule, alpha in (("row1:32", 2.0), ("row1:32", 4.0), ("row1:128", 4.0), ("row1:128", 8.0), ("row1:256", 8.0)):
+        yield replace(base, rule=rule, alpha=alpha)
+
+
+def _ideas() -> Iterator[Cell]:
+    base = Cell("ideas", *OURS, batch_sequences=2)
+    for decay in (0.9, 0.99, 1.0):
+        yield replace(base, decay=decay)
+    for variant, alpha in (
+        ("senders", 1.0), ("senders", 2.0), ("rise", 4.0), ("fall", 4.0), ("momentum0.5", 2.0), ("momentum0.9", 0.5),
+        ("two-per-row", 4.0), ("row-scale", 4.0), ("tensor-scale", 4.0), ("dense-embedding", 4.0),
+        ("dense-matrices", 4.0),
+    ):  # fmt: skip
+        yield replace(base, variant=variant, alpha=alpha)
+    for alpha in (2.0, 4.0, 8.0, 16.0):
+        yield replace(base, group="α with N", peers=8, alpha=alpha)
+    for alpha in (1.0, 2.0, 4.0):
+        yield replace(base, group="α with N", peers=2, alpha=alpha)
+
+
+def _reduce() -> Iterator[Cell]:
+    for peers, kept in ((4, (64, 256, 512)), (8, (64, 256, 512)), (16, (256, 512, 1024))):
+        base = Cell("second stage", *OURS, peers=peers, rounds=80, batch_sequences=1)
+        yield base
+        for count in kept:
+            yield replace(base, variant=f"reduce{count}")
+
+
+def _larger() -> Iterator[Cell]:
+    for rule, alpha in (OURS, *RIVALS[:2]):
+        yield Cell("larger", rule, alpha, model="3M", inner_steps=15, rounds=60, batch_sequences=1)
+    for rule, alpha in (OURS, *RIVALS[:2]):
+        yield Cell("larger", rule, alpha, model="10M", inner_steps=15, rounds=20, batch_sequences=1)

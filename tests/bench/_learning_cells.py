@@ -40,7 +40,8 @@ class Cell:
     def key(self) -> str:
         """What makes it this cell: the group is only a heading."""
         shape = f"{self.model} N{self.peers} H{self.inner_steps} R{self.rounds} B{self.batch_sequences}"
-        return f"{self.rule}{'+' + self.variant if self.variant else ''} a{self.alpha:g} b{self.decay:g} {shape} s{self.seed}"
+        rule = f"{self.rule}+{self.variant}" if self.variant else self.rule
+        return f"{rule} a{self.alpha:g} b{self.decay:g} {shape} s{self.seed}"
 
     @property
     def setting(self) -> str:

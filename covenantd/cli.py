@@ -48,6 +48,7 @@ def report(error: BaseException) -> int:
     causes = _leaves(error)
     if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
         return EXIT_INTERRUPTED
+    causes = [_told(cause) for cause in causes]
     codes = [_exit_code(cause) for cause in causes]
     if None in codes:
         traceback.print_exception(error)
@@ -62,6 +63,13 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for one in error.exceptions for leaf in _leaves(one)]
     return [error]
+
+
+def _told(error: BaseException) -> BaseException:
+    """A file that we may not use is the operator's to put right, whichever it is."""
+    from covenantd.refusal import is_refusal, refusal
+
+    return refusal(error) if isinstance(error, OSError) and is_refusal(error) else error
 
 
 def _exit_code(error: BaseException) -> int | None:
@@ -184,7 +192,9 @@ def _check(args: Arguments) -> int:
 
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="made if it is not there")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dir", type=Path, metavar="DIR", help="made if it is not there")
+    where.add_argument("--system", action="store_true", help="/etc/covenantd, as the systemd service wants it")
     parser.add_argument("--role", metavar="ROLE", help="miner (the default), validator or bootstrap")
     parser.add_argument("--run-spec", type=Path, metavar="FILE", help="the run to join; copied into DIR")
     parser.add_argument("--bootstrap", action="append", metavar="ADDRESS", help="peer to join through; may be repeated")
@@ -195,16 +205,19 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _init(args: Arguments) -> int:
     from covenantd.chain.bittensor.endpoint import chain_kind
-    from covenantd.init import initialise
+    from covenantd.init import SYSTEM_DIRECTORY, initialise
 
+    directory = SYSTEM_DIRECTORY if args.system else args.dir.absolute()
     bootstrap = ",".join(args.bootstrap) if args.bootstrap else None
     kind = None if args.chain is None else chain_kind(args.chain)
     named = {"node.role": args.role, "network.bootstrap": bootstrap, "chain.endpoint": args.chain, "chain.kind": kind}
-    prepared = initialise(args.dir, _flags(args, named), args.run_spec)
+    prepared = initialise(directory, _flags(args, named), args.run_spec, directory == SYSTEM_DIRECTORY)
     if args.json:
         print(json.dumps(prepared.as_dict()))
         return EXIT_OK
-    print(f"hotkey   {prepared.hotkey}\npeer id  {prepared.peer_id}")
+    print(f"hotkey   {prepared.hotkey}")
+    if prepared.peer_id:
+        print(f"peer id  {prepared.peer_id}")
     if prepared.run_id:
         print(f"run      {prepared.run_name} ({prepared.run_id[:16]})")
     for path in prepared.created:

@@ -1,6 +1,7 @@
 """The layers of a config: files, environment, flags; where each value came from and on which line."""
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from covenantd.configtypes import BadValue, Setting, from_text, from_toml
-from covenantd.errors import ConfigError
+from covenantd.errors import ConfigError, CovenantError
+from covenantd.refusal import is_refusal, refusal
 
 MAX_FILE_BYTES = 1 << 20
 # Read by other programs of ours, so not settings of the daemon.
-_NOT_SETTINGS = ("COVENANTD_SOCKET", "COVENANTD_DIR")
+_NOT_SETTINGS = ("COVENANTD_SOCKET", "COVENANTD_DIR", "COVENANTD_SKIP_APT")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,24 @@ class Layer:
 def file_layers(path: Path) -> list[Layer]:
     """The file and the `conf.d/*.toml` beside it, in the order of their names.
 
-    A file that is missing, unreadable or no TOML at all raises ConfigError: nothing more can be said of it.
+    A file that is missing or no TOML at all raises ConfigError, one that we may not read PermissionRefused: nothing
+    more can be said of it.
     """
-    if not path.exists():
-        raise ConfigError(f"{path}: no such config file; `covenantd init --dir DIR` writes one")
-    drop_ins = sorted((path.parent / "conf.d").glob("*.toml"))
-    return [_file_layer(one) for one in (path, *drop_ins)]
+    first = _file_layer(path)
+    return [first, *map(_file_layer, drop_ins(path))]
+
+
+def drop_ins(path: Path) -> list[Path]:
+    """Those of the config at `path`. A directory that we may not list is an error: what is in it would not count."""
+    directory = path.parent / "conf.d"
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(".toml")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+    return [directory / name for name in sorted(names)]
 
 
 def _file_layer(path: Path) -> Layer:
@@ -77,8 +91,10 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; `covenantd init --dir DIR` writes one") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: longer than {MAX_FILE_BYTES} bytes; this is no covenantd config")
     try:
@@ -86,6 +102,10 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
+
+
+def _unreadable(path: Path, error: OSError) -> CovenantError:
+    return refusal(error) if is_refusal(error) else ConfigError(f"{path}: cannot be read: {error.strerror}")
 
 
 def _syntax(path: Path, text: str, message: str) -> str:

@@ -30,13 +30,14 @@ from covenantd.coordinator import Coordinator
 from covenantd.counted import CountedChain, CountedRecords
 from covenantd.engine import EngineSettings, EngineSlot
 from covenantd.enrol import publish_identity
-from covenantd.errors import EXIT_OK, ConfigError, PermissionRefused, TryAgain
+from covenantd.errors import EXIT_OK, ConfigError, TryAgain
 from covenantd.heads import Heads
 from covenantd.health import Health
 from covenantd.journal import Journal
 from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.operate import Operations, operate
+from covenantd.refusal import is_refusal, refusal, user_name
 from covenantd.roundlog import keep_rounds
 from covenantd.runspec import RunSpec
 from covenantd.scores import Scores
@@ -68,7 +69,10 @@ def main(config: Config) -> int:
     except* (PortInUse, IdentityError) as group:
         raise ConfigError(str(_first(group))) from None
     except* (TransportDied, BlobError) as group:
-        raise TryAgain(str(_first(group))) from None
+        first = _first(group)
+        if isinstance(first.__cause__, OSError) and is_refusal(first.__cause__):
+            raise refusal(first.__cause__) from None
+        raise TryAgain(str(first)) from None
     except* OSError as group:
         first = _first(group)
         if not isinstance(first, OSError) or first.errno not in NO_ROOM:
@@ -109,8 +113,10 @@ def _make_directories(config: Config) -> None:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         for name in ("engine", "staging"):
             (config.node.state_directory / name).mkdir(mode=0o700, exist_ok=True)
-    except PermissionError as error:
-        raise PermissionRefused(f"{error.filename}: not ours to make; run as its owner or change [node]") from error
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+        raise refusal(error, "run as that user, or change [node]") from error
 
 
 def _clear_staging(staging: Path) -> None:
@@ -122,7 +128,12 @@ def _clear_staging(staging: Path) -> None:
 @contextmanager
 def _only_one(state_directory: Path) -> Iterator[IO[bytes]]:
     """Two daemons on one state directory would undo each other's work."""
-    with (state_directory / "lock").open("wb") as lock:
+    try:
+        lock = (state_directory / "lock").open("wb")
+    except PermissionError as error:
+        ours = user_name(os.geteuid())
+        raise refusal(error, f"if covenantd once ran as another user: chown -R {ours}: {state_directory}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -250,7 +261,11 @@ async def _check_chain(node: Node) -> None:
 
 def _adopt_seed(seed: Path, blobs: BlobStore, spec: RunSpec) -> None:
     """Whoever made the run has its first blobs at hand; everybody else fetches them."""
-    if not seed.is_dir():
+    try:
+        if not seed.is_dir():
+            return
+    except PermissionError:  # e.g. below /home, which a service does not see
+        log.warning("[run] seed is not ours to look into; its blobs are fetched from peers", seed=str(seed))
         return
     store = BlobStore(seed)
     dataset = spec.dataset

@@ -135,12 +135,12 @@ def patient_of(path: Path) -> Patient:
     """Whatever can be learned of a config that may be missing or full of mistakes."""
     try:
         config, problems = read_config(path)
-    except ConfigError as error:
+    except CovenantError as error:
         config, problems = Config(), [Problem("", f"{error}; the rest is examined with the defaults")]
     spec, spec_problem = None, None
     try:
         spec = runspec.read(config.run.spec, verify)
-    except ConfigError as error:
+    except CovenantError as error:
         spec_problem = str(error)
     return Patient(config, tuple(problems), spec, spec_problem, _answers(config.control_socket))
 

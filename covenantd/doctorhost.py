@@ -80,7 +80,11 @@ def keys(config: Config) -> Iterator[Finding]:
 
 def state_directory(config: Config) -> Iterator[Finding]:
     path = config.node.state_directory
-    problem = format_problem(path)
+    try:
+        problem = format_problem(path)
+    except OSError as error:
+        yield failure("state-directory", f"{error.filename}: {error.strerror}", "run doctor as root or as its owner")
+        return
     if problem is not None:
         yield failure("state-directory", problem, "upgrade covenantd, or name another [node] state_directory")
     elif path.exists() and not os.access(path, os.W_OK | os.X_OK):

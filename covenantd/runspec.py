@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from blake3 import blake3
 
 from covenantd.errors import ConfigError
+from covenantd.refusal import is_refusal, refusal
 from covenantd.roster import MAX_CONTRIBUTIONS, is_hash
 from covenantd.timing import Timing
 from model.config import CODECS, COMBINATIONS, CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
@@ -113,11 +114,13 @@ def write(path: Path, spec: RunSpec, owner: Signer) -> None:
 
 
 def read(path: Path, verify: Verify) -> RunSpec:
-    """Raises ConfigError naming the file and what is wrong with it."""
+    """Raises ConfigError naming the file and what is wrong with it; PermissionRefused: we may not read it."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SPEC_BYTES + 1)
     except OSError as error:
+        if is_refusal(error):
+            raise refusal(error) from error
         raise ConfigError(
             f"run spec {path}: {error.strerror}; get run.json from the run's owner or make a run with `covenantd plan`"
         ) from error

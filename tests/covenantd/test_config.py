@@ -53,6 +53,12 @@ def test_layers_override_in_order_and_remember_where_each_value_came_from(tmp_pa
     assert config.origins["http.listen"] == "default"
 
 
+def test_variables_of_other_programs_of_ours_are_no_settings(tmp_path: Path) -> None:
+    others = dict.fromkeys(("COVENANTD_SOCKET", "COVENANTD_DIR", "COVENANTD_SKIP_APT"), "1")
+    assert problems(tmp_path, "", others) == []
+    assert len(problems(tmp_path, "", {"COVENANTD_SKIP": "1"})) == 1
+
+
 def test_no_number_of_threads_means_all_cores() -> None:
     assert EngineConfig().training_threads == len(os.sched_getaffinity(0)) >= 1
     assert EngineConfig(threads=3).training_threads == 3

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from ledger_fixture import StartLedger
 
-from covenantd import doctor, doctorhost, doctornet
+from covenantd import doctor, doctorhost, doctornet, statedirectory
 from covenantd.chain.keys import create_hotkey
 from covenantd.chain.protocol import Block, Metagraph, Neuron
 from covenantd.config import ChainConfig, Config, EngineConfig, HttpConfig, IdentityConfig, NetworkConfig, NodeConfig
 from covenantd.doctorchain import chain_findings
-from covenantd.errors import ChainError
+from covenantd.errors import ChainError, ConfigError
 from covenantd.finding import Finding
 from covenantd.modelsize import parameters, training_bytes
 from covenantd.statedirectory import FORMAT, claim, format_problem
@@ -189,13 +189,23 @@ def test_keys(tmp_path: Path) -> None:
 # The state directory's format
 
 
+def test_an_older_state_directory_is_taken_over_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the version that wrote it would go on writing into what it no longer understands."""
+    claim(tmp_path)
+    with monkeypatch.context() as newer:
+        newer.setattr(statedirectory, "FORMAT", FORMAT + 1)
+        claim(tmp_path)
+    with pytest.raises(ConfigError, match="written by a newer covenantd"):
+        claim(tmp_path)
+
+
 def test_a_newer_state_directory_is_refused_in_words(tmp_path: Path) -> None:
     assert format_problem(tmp_path) is None
     claim(tmp_path)
     claim(tmp_path)
     assert json.loads((tmp_path / "format.json").read_text()) == {"format": FORMAT}
     (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
-    with pytest.raises(Exception, match="written by a newer covenantd"):
+    with pytest.raises(ConfigError, match="written by a newer covenantd"):
         claim(tmp_path)
     config = Config(node=NodeConfig(state_directory=tmp_path))
     assert levels(doctorhost.state_directory(config)) == {"state-directory": "failure"}

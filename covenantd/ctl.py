@@ -83,14 +83,17 @@ def _socket_below(directory: Path) -> Path:
 
 
 def _configured(directory: Path) -> Path | None:
+    """As the config there says, its drop-ins included; one that we cannot read decides nothing."""
     import tomllib
 
+    runtime: object = _SYSTEM_SOCKET.parent
     try:
-        with (directory / "covenantd.toml").open("rb") as file:
-            runtime = tomllib.load(file)["node"]["runtime_directory"]
-        return directory / str(runtime) / SOCKET_NAME
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a config we cannot read decides nothing; `check-config` is for complaints
+        for path in (directory / "covenantd.toml", *sorted((directory / "conf.d").glob("*.toml"))):
+            with path.open("rb") as file:
+                runtime = tomllib.load(file).get("node", {}).get("runtime_directory", runtime)
+        return directory / Path(str(runtime)).expanduser() / SOCKET_NAME
+    except (OSError, ValueError, AttributeError, RuntimeError):
+        return None  # `check-config` is for complaints
 
 
 class _Parser(argparse.ArgumentParser):

@@ -75,11 +75,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def next_steps(root: Path) -> str:
-    init = "covenantd init --dir /etc/covenantd --run-spec run.json --bootstrap ADDRESS --chain ENDPOINT"
     steps = [
         "systemd-sysusers                         # makes the user covenantd",
-        f"{init}",
-        "chown root:root /etc/covenantd/hotkey.json && chmod 755 /etc/covenantd",
+        "covenantd init --system --run-spec run.json --bootstrap ADDRESS --chain ENDPOINT",
+        "covenantd register                       # on Bittensor with btcli: covenantd help bittensor",
         "covenantd doctor",
         "systemctl daemon-reload && systemctl enable --now covenantd",
         "systemctl status covenantd; covenantctl top",

@@ -12,7 +12,9 @@ import pytest
 from covenantd import cli, runspec
 from covenantd.chain.keys import Hotkey, load_hotkey
 from covenantd.config import load_config
+from covenantd.ctl import socket_path
 from covenantd.errors import ChainError, ConfigError, CovenantError, PermissionRefused
+from covenantd.init import SYSTEM_STOP_SECONDS
 from covenantd.timing import Timing
 from model.config import PRESETS, CompressionConfig, InnerConfig
 from p2p.errors import IdentityError, PortInUse
@@ -53,6 +55,36 @@ def test_init_writes_a_config_that_loads_and_keys_of_mode_0600(
     assert peer_id_of(config.p2p_identity) == said["peer_id"]
     assert said["schema"] == 1 and said["kept"] == [] and len(said["created"]) == 3
     assert "# what this peer does" in (where / "covenantd.toml").read_text()
+
+
+@pytest.mark.parametrize("words", [["--system"], ["--dir", "/etc/covenantd"]])
+def test_for_the_service_the_config_says_what_the_unit_does(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """State and sockets where systemd puts them: so doctor and covenantctl look where the service is."""
+    system = tmp_path / "etc" / "covenantd"
+    monkeypatch.setattr("covenantd.init.SYSTEM_DIRECTORY", system)
+    old = os.umask(0o077)
+    try:
+        assert cli.main(["init", *(str(system) if word.startswith("/") else word for word in words), "--json"]) == 0
+    finally:
+        os.umask(old)
+    said = json.loads(capsys.readouterr().out)
+    config = load_config(system / "covenantd.toml", environ={})
+    assert config.node.state_directory == Path("/var/lib/covenantd")
+    assert config.control_socket == socket_path(None, str(system), {}) == socket_path(None, None, {})
+    assert config.node.stop_seconds == SYSTEM_STOP_SECONDS
+    assert config.identity.hotkey == system / "hotkey.json" and config.run.spec == system / "run.json"
+    assert (mode(system), mode(system / "covenantd.toml"), mode(config.identity.hotkey)) == (0o755, 0o644, 0o600)
+    assert sorted(one.name for one in system.iterdir()) == ["covenantd.toml", "hotkey.json"]
+    assert said["peer_id"] == "" and not any("covenantd run" in step for step in said["next"])
+    assert said["next"][-1].endswith("covenantctl identity"), "where the peer id is to be had"
+
+
+def test_the_service_stops_as_the_operator_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covenantd.init.SYSTEM_DIRECTORY", tmp_path)
+    assert cli.main(["init", "--system", "--set", "node.stop_seconds=1800"]) == 0
+    assert load_config(tmp_path / "covenantd.toml", environ={}).node.stop_seconds == 1800
 
 
 def test_init_for_people_says_what_is_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

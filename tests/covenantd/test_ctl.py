@@ -131,6 +131,13 @@ def test_which_socket(tmp_path: Path) -> None:
     assert socket_path(None, str(tmp_path), {"COVENANTD_SOCKET": "/c"}) == tmp_path / "run" / "control.sock"
     (tmp_path / "covenantd.toml").write_text('[node]\nruntime_directory = "elsewhere"\n')
     assert socket_path(None, str(tmp_path), {}) == tmp_path / "elsewhere" / "control.sock"
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "50-place.toml").write_text('[node]\nruntime_directory = "/nowhere"\n')
+    assert socket_path(None, str(tmp_path), {}) == Path("/nowhere/control.sock")
+    (tmp_path / "conf.d" / "50-place.toml").unlink()
+    (tmp_path / "covenantd.toml").write_text('[node]\nrole = "miner"\n')
+    assert socket_path(None, str(tmp_path), {}) == Path("/run/covenantd/control.sock"), "as the config leaves it"
+    (tmp_path / "covenantd.toml").write_text('[node]\nruntime_directory = "elsewhere"\n')
     (tmp_path / "control.sock").touch()
     assert socket_path(None, str(tmp_path), {}) == tmp_path / "control.sock"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from covenantd import errors, service
-from covenantd.config import SETTINGS
+from covenantd.config import DEFAULT_PATH, SETTINGS, NodeConfig
+from covenantd.init import SYSTEM_STOP_SECONDS
 from covenantd.service import _unit_word, install
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
@@ -68,14 +69,25 @@ def test_no_restart_for_what_a_restart_cannot_help() -> None:
     assert {int(code) for code in values("RestartPreventExitStatus")[0].split()} == codes
 
 
-def test_what_it_sets_by_environment_are_settings() -> None:
-    names = {assignment.partition("=")[0] for assignment in values("Environment")}
-    assert names <= {one.environment for one in SETTINGS.values()} and len(names) == 4
+def test_it_overrides_no_setting_but_the_credential() -> None:
+    """What it set, doctor and covenantctl would not know, and the config's own value would silently not count."""
+    assert values("Environment") == [f"{SETTINGS['identity.hotkey'].environment}=%d/hotkey"]
+
+
+def test_its_directories_are_the_defaults_of_the_config() -> None:
+    assert values("StateDirectory") == [NodeConfig().state_directory.relative_to("/var/lib").as_posix()]
+    assert values("RuntimeDirectory") == [NodeConfig().runtime_directory.relative_to("/run").as_posix()]
+    assert values("ConfigurationDirectory") == [DEFAULT_PATH.parent.relative_to("/etc").as_posix()]
+    assert f"--config {DEFAULT_PATH}" in values("ExecStart")[0]
 
 
 def test_the_drain_ends_before_systemd_loses_patience() -> None:
-    (drain,) = (int(v.partition("=")[2]) for v in values("Environment") if "STOP_SECONDS" in v)
-    assert values("TimeoutStopSec") == ["2min"] and drain + 15 < 120
+    assert values("TimeoutStopSec") == ["2min"] and SYSTEM_STOP_SECONDS + 15 < 120
+
+
+def test_no_number_of_restarts_is_the_last() -> None:
+    """A full disk or a chain that is down can outlast any limit: it comes back when they do."""
+    assert values("StartLimitIntervalSec") == ["0"] and values("StartLimitBurst") == []
 
 
 def test_what_breaks_the_daemon_is_not_set() -> None:
@@ -105,6 +117,8 @@ def test_the_program(tmp_path: Path) -> None:
     done = run(*command, "--gpu", "--program", "/opt/covenantd/bin/covenantd")
     assert done.returncode == 0, done.stderr
     assert "systemctl daemon-reload" in done.stdout and "covenantd.service.d/gpu.conf" in done.stdout
+    steps = [done.stdout.index(f"covenantd {verb}") for verb in ("init --system", "register", "doctor")]
+    assert steps == sorted(steps), "doctor, the last, fails while the hotkey has no uid"
     unit = (tmp_path / "etc/systemd/system/covenantd.service").read_text()
     assert "\nExecStart=/opt/covenantd/bin/covenantd run --config /etc/covenantd/covenantd.toml\n" in unit
     hidden = run(*command, "--program", "/home/me/venv/bin/covenantd")

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 
 from covenantd import logs
 from covenantd.board import StatusBoard
@@ -25,7 +23,6 @@ from covenantd.daemonverbs import daemon_verbs, file_tail
 from covenantd.errors import ConfigError
 from covenantd.linkverbs import link_verbs
 from covenantd.liveconfig import LiveConfig
-from covenantd.redact import REDACTED, redact_text, redact_value
 from covenantd.status import PeerStatus, RoundSummary, Status
 from p2p.blobs import BlobStore
 from p2p.errors import PeerUnreachable
@@ -219,36 +216,6 @@ def test_recent_lines_are_bounded(tmp_path: Path) -> None:
 def test_the_tail_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"ab\xffcdef")
     assert file_tail(tmp_path / "log", 4) == "cdef" and file_tail(tmp_path / "none", 4) == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "shown"),
-    [
-        ("chain.endpoint", "wss://user:pass@host:443/x", f"wss://{REDACTED}@host:443/x"),
-        ("chain.endpoint", "wss://host/?api_key=xyz&a=1", f"wss://host/?api_key={REDACTED}&a=1"),
-        ("chain.endpoint", "tcp://127.0.0.1:9945", "tcp://127.0.0.1:9945"),
-        ("some.password", "x", REDACTED),
-        ("some.token_path", "/etc/token", "/etc/token"),
-        ("run.seed", "/etc/blobs", "/etc/blobs"),
-        ("network.bootstrap", ("/ip4/1.2.3.4/tcp/1",), ["/ip4/1.2.3.4/tcp/1"]),
-        ("engine.threads", 4, 4),
-    ],
-)
-def test_settings_are_redacted(name: str, value: object, shown: object) -> None:
-    assert redact_value(name, value) == shown
-
-
-@given(st.text(), st.text(alphabet=st.characters(categories=("L", "N")), min_size=8))
-def test_secrets_in_text_are_redacted(before: str, secret: str) -> None:
-    for text in (f'{{"secretSeed": "{secret}"}}', f"password={secret}", f"tcp://u:{secret}@h"):
-        assert secret not in redact_text(text)
-    assert isinstance(redact_text(before), str)
-
-
-def test_a_private_key_block_is_redacted() -> None:
-    key = "-----BEGIN " + "PRIVATE KEY-----\nMC4CAQ\n-----END " + "PRIVATE KEY-----"
-    assert redact_text(f"a {key} b") == f"a {REDACTED} b"
-    assert "MC4CAQ" not in redact_text(key[:40])
 
 
 def test_a_reload_that_cannot_read_changes_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import trio
 from covenantd.chain.protocol import Metagraph, Neuron
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.gather import Certified
+from covenantd.journal import SealedContribution
 from covenantd.node import Node
 from covenantd.roster import Roster
 from covenantd.round import Phase, State
@@ -17,6 +18,8 @@ from model import messages
 log = structlog.get_logger("covenantd.chronicle")
 _HELDOUT_SEQUENCES = 64
 _RAO = 10**9
+_STANDING_SECONDS = 20.0  # for reporting only: a slow chain must not keep the next round
+_UNKNOWN_SHOWN = 100
 
 
 class Chronicle:
@@ -28,6 +31,9 @@ class Chronicle:
         self._phase_since = trio.current_time()
         self._heldout_loss: float | None = None
         self._next_epoch: int | None = None
+        memory = node.journal.memory
+        self._next_round = memory.round if memory.past else None  # to be counted; None: the run is new to us
+        self._outer_step_told = False
         self.inner_steps = 0  # of the round in work
 
     async def evaluate(self) -> None:
@@ -38,6 +44,12 @@ class Chronicle:
         self._node.board.update(heldout_loss=self._heldout_loss)
 
     def phase_ended(self, phase: Phase) -> None:
+        if phase is Phase.OUTER_STEP and self._outer_step_told:
+            self._outer_step_told = False  # with its round, a moment ago
+        else:
+            self._end(phase)
+
+    def _end(self, phase: Phase) -> None:
         now = trio.current_time()
         seconds = now - self._phase_since
         self._phases[str(phase)] = self._phases.get(str(phase), 0.0) + seconds
@@ -45,27 +57,27 @@ class Chronicle:
         self._phase_since = now
 
     def round_finished(self, number: int, certified: Certified | None, state_hash: str) -> None:
-        node, body = self._node, certified.body if certified else None
+        node, body, own = self._node, certified.body if certified else None, self._sent(number)
         result = "certified" if body else "void"
-        self.phase_ended(Phase.OUTER_STEP)
-        node.metrics.rounds.labels(result=result).inc()
-        node.metrics.last_commit_timestamp.set_to_current_time()
-        node.metrics.checkpoint_timestamp.set_to_current_time()  # the outer step is on disk before it counts
-        self._count_fates(number, body)
+        self._end(Phase.OUTER_STEP)
+        self._outer_step_told = True
+        self._count(number, result)
+        self._count_fates(own, body)
         node.metrics.aggregated_contributions.set(len(body.contributions) if body else 0)
-        contributions = _fates(body) if body else ()
+        contributions = _fates(body, own, node.hotkey.hotkey)
         node.board.update(contributions=contributions, contributions_round=number)
         node.board.add_round(
             RoundSummary(
                 round=number,
                 result=result,
                 roster_size=len(body.contributions) if body else 0,
-                own_included=self._included(number, certified),
+                own_included=None if own is None else body is not None and body.lists(node.hotkey.hotkey),
                 state_hash=state_hash,
                 loss=node.board.status.loss if self.inner_steps else None,
                 heldout_loss=self._heldout_loss,
                 inner_steps=self.inner_steps,
                 contribution_bytes=sum(e.size for e in body.contributions) if body else 0,
+                own_bytes=own.size if own else 0,
                 phases=dict(self._phases),
                 finished_at=time.time(),
                 contributions=contributions,
@@ -77,31 +89,51 @@ class Chronicle:
         log.info("round finished", round=number, result=result, state_hash=state_hash[:16])
 
     def past_rounds(self) -> None:
-        """Rounds that were replayed rather than lived through: nothing but their outcome is known here."""
-        told = {one.round for one in self._node.board.rounds}
-        for past in self._node.journal.memory.past:
-            if past.round not in told:
-                result = "certified" if past.digest else "void"
-                size = len(past.blobs) - 1 if past.digest else 0
-                summary = RoundSummary(past.round, result, roster_size=size, state_hash=past.state_hash)
-                self._node.board.add_round(summary)
+        """Rounds that were replayed or gone over rather than lived through: nothing but their outcome is known here,
+        and of those before the state that was fetched not even that."""
+        board, memory = self._node.board, self._node.journal.memory
+        past, told = {one.round: one for one in memory.past}, {one.round for one in board.rounds}
+        for one in memory.past:
+            if one.round not in told:
+                result, size = ("certified", len(one.blobs) - 1) if one.digest else ("void", 0)
+                board.add_round(RoundSummary(one.round, result, roster_size=size, state_hash=one.state_hash))
+        first = memory.round if self._next_round is None else self._next_round
+        for number in range(first, memory.round):
+            self._count(number, "unknown" if number not in past else "certified" if past[number].digest else "void")
+        for number in range(max(first, memory.round - _UNKNOWN_SHOWN), memory.round):
+            if number not in past and number not in told:
+                board.add_round(RoundSummary(number, "unknown"))
+        self._next_round = memory.round
 
-    def _count_fates(self, number: int, body: Roster | None) -> None:
+    def _count(self, number: int, result: str) -> None:
+        metrics = self._node.metrics
+        metrics.rounds.labels(result=result).inc()
+        self._next_round = number + 1
+        metrics.checkpoint_timestamp.set_to_current_time()  # the outer step is on disk before it counts
+        if result == "certified":
+            metrics.last_commit_timestamp.set_to_current_time()
+
+    def _sent(self, number: int) -> SealedContribution | None:
+        sealed = self._node.journal.memory.sealed
+        return sealed if sealed is not None and sealed.round == number else None
+
+    def _count_fates(self, own: SealedContribution | None, body: Roster | None) -> None:
         """Ours, or for a validator all it put in; what it left out was counted when it was checked."""
-        node, sealed = self._node, self._node.journal.memory.sealed
+        node = self._node
         if node.validates:
             node.metrics.count_contribution("included", len(body.contributions) if body else 0)
-        elif sealed is not None and sealed.round == number:
+        elif own is not None:
             node.metrics.count_contribution(_fate_of(node.hotkey.hotkey, body))
 
-    def _included(self, number: int, certified: Certified | None) -> bool | None:
-        sealed = self._node.journal.memory.sealed
-        if sealed is None or sealed.round != number:
-            return None
-        return certified is not None and certified.body.lists(self._node.hotkey.hotkey)
-
     async def look_up_standing(self, number: int) -> None:
-        """Where the chain saw us when the round began."""
+        """Where the chain saw us when the round began. What cannot be read now is left as it was."""
+        try:
+            with trio.move_on_after(_STANDING_SECONDS):
+                await self._look_up_standing(number)
+        except (ChainError, ChainRefused) as error:
+            log.info("our standing is not readable now", error=str(error))
+
+    async def _look_up_standing(self, number: int) -> None:
         node = self._node
         view = await node.agreement.view(node.spec.timing.start(number))
         neuron = view.neuron(node.hotkey.hotkey)
@@ -116,10 +148,7 @@ class Chronicle:
 
     async def _count_emission(self, neuron: Neuron) -> None:
         """The chain tells what the last epoch paid; those that ended since the last look are taken to be like it."""
-        try:
-            epoch = await self._node.chain.epoch()
-        except (ChainError, ChainRefused):
-            return  # counted at the next round's end: the epochs are still missing from the count then
+        epoch = await self._node.chain.epoch()  # fails: the epochs are still missing from the count at the next look
         before, self._next_epoch = self._next_epoch, epoch.next_epoch_block
         if before is not None and epoch.next_epoch_block > before:
             ended = (epoch.next_epoch_block - before) // max(1, epoch.tempo_blocks)
@@ -150,10 +179,13 @@ def _fate_of(hotkey: str, body: Roster | None) -> str:
     return next((one.reason for one in body.exclusions if one.hotkey == hotkey), "late")
 
 
-def _fates(body: Roster) -> tuple[ContributionStatus, ...]:
-    listed = [ContributionStatus(entry.hotkey, "included", entry.size) for entry in body.contributions]
-    left_out = [ContributionStatus(one.hotkey, one.reason) for one in body.exclusions]
-    return tuple([*listed, *left_out][:MAX_SHOWN])
+def _fates(body: Roster | None, own: SealedContribution | None, hotkey: str) -> tuple[ContributionStatus, ...]:
+    """Of all that the roster speaks of, ours first; ours in any case if we sent one."""
+    listed = [ContributionStatus(one.hotkey, "included", one.size) for one in body.contributions] if body else []
+    left_out = [ContributionStatus(one.hotkey, one.reason) for one in body.exclusions] if body else []
+    others = [one for one in (*listed, *left_out) if own is None or one.hotkey != hotkey]
+    ours = [ContributionStatus(hotkey, _fate_of(hotkey, body), own.size)] if own else []
+    return tuple([*ours, *others][:MAX_SHOWN])
 
 
 def _ranking(view: Metagraph) -> tuple[Rank, ...]:

@@ -207,8 +207,8 @@ class Coordinator:
         self._node.metrics.error_feedback_norm.set(advanced.error_feedback_norm)
         if self._certifier is not None:
             await self._chronicle.evaluate()
-        self._chronicle.round_finished(effect.round, certified, advanced.state_hash)
         await self._chronicle.look_up_standing(effect.round)
+        self._chronicle.round_finished(effect.round, certified, advanced.state_hash)
         return round.Advanced(effect.round + 1)
 
     async def _catch_up(self, effect: round.CatchUp) -> Event:

@@ -1,4 +1,5 @@
-"""The chain and the DHT, with every call counted by its outcome: alerts ask whether they still answer."""
+"""The chain and the DHT, with every call counted by its outcome (alerts ask whether they still answer); the
+transport, with the bytes of every question and answer counted."""
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TypeVar
@@ -7,7 +8,8 @@ from covenantd.chain.protocol import Block, Chain, EpochInfo, Metagraph
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.metrics import Metrics
 from p2p.errors import TransportError
-from p2p.protocols import RecordStore
+from p2p.exchange_settings import PROTOCOL as EXCHANGE
+from p2p.protocols import PeerId, RecordStore, Stream, StreamHandler, Transport
 
 _Answer = TypeVar("_Answer")
 
@@ -73,3 +75,57 @@ class CountedRecords:
         except TransportError:
             self._operations.labels(operation, "error").inc()
             raise
+
+
+class CountedTransport:
+    """See `p2p.protocols.Transport`. What goes over streams is counted as control, but for the exchange's: of those
+    the blobs are, by what they are."""
+
+    def __init__(self, transport: Transport, metrics: Metrics) -> None:
+        self._transport = transport
+        self._metrics = metrics
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._transport.peer_id
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self._transport.addresses
+
+    async def dial(self, address: str) -> PeerId:
+        return await self._transport.dial(address)
+
+    async def open(self, peer: PeerId, protocol: str) -> Stream:
+        return self._counted(await self._transport.open(peer, protocol), protocol)
+
+    async def handle(self, protocol: str, handler: StreamHandler) -> None:
+        await self._transport.handle(protocol, lambda stream: handler(self._counted(stream, protocol)))
+
+    async def connected(self) -> tuple[PeerId, ...]:
+        return await self._transport.connected()
+
+    def _counted(self, stream: Stream, protocol: str) -> Stream:
+        return stream if protocol == EXCHANGE else _CountedStream(stream, self._metrics)
+
+
+class _CountedStream:
+    def __init__(self, stream: Stream, metrics: Metrics) -> None:
+        self._stream = stream
+        self._metrics = metrics
+
+    @property
+    def remote(self) -> PeerId:
+        return self._stream.remote
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+        self._metrics.add_network_bytes("sent", "control", len(data))
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        data = await self._stream.receive_some(max_bytes)
+        self._metrics.add_network_bytes("received", "control", len(data))
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

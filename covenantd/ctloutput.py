@@ -13,6 +13,7 @@ from covenantd.status import BadStatus, PeerStatus, RoundSummary, Status
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _STATE_COLOURS = {"running": "green", "behind": "red", "paused": "yellow", "draining": "yellow"}
 _RESULT_COLOURS = {"certified": "green", "void": "yellow", "unknown": "dim"}
+_FATE_COLOURS = {"included": "green", "committed": "cyan", "held": "cyan", "late": "yellow", "void": "yellow"}
 _ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 # Other peers' words reach this terminal: no escape sequence of theirs may.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
@@ -124,7 +125,7 @@ def rounds_text(data: dict[str, Any]) -> str:
             _number(r.loss),
             _number(r.heldout_loss),
             str(r.inner_steps),
-            size(r.contribution_bytes),
+            size(r.own_bytes) if r.own_bytes else "-",
             duration(sum(r.phases.values())),
             r.state_hash[:12] or "-",
         )
@@ -134,22 +135,45 @@ def rounds_text(data: dict[str, Any]) -> str:
     return table(head, rows, right={0, 2, 4, 5, 6, 7, 8})
 
 
-def round_text(data: dict[str, Any]) -> str:
+def round_text(data: dict[str, Any], own_hotkey: str = "") -> str:
+    """`own_hotkey`'s row of the contributions is marked."""
     r = _rounds_of(data)[0]
     ended = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(r.finished_at)) if r.finished_at else "-"
     rows = [
         ("round", str(r.round)),
         ("result", paint(r.result, _RESULT_COLOURS.get(r.result, ""))),
-        ("roster", f"{'-' if r.roster_size is None else r.roster_size} contributions"),
-        ("ours in it", _yes(r.own_included)),
+        ("roster", _roster(r)),
+        ("ours in it", _joined(_yes(r.own_included), size(r.own_bytes) if r.own_bytes else "")),
         ("loss", f"{_number(r.loss)}   held-out {_number(r.heldout_loss)}"),
         ("inner steps", str(r.inner_steps)),
-        ("contribution", size(r.contribution_bytes)),
         ("state hash", r.state_hash or "-"),
         ("ended", ended),
         ("phases", "\n".join(f"{clean(name):<11} {seconds:8.2f} s" for name, seconds in r.phases.items()) or "-"),
     ]
-    return aligned(rows)
+    return "\n".join([aligned(rows), *_contributions(r, own_hotkey)])
+
+
+def _roster(r: RoundSummary) -> str:
+    count = "-" if r.roster_size is None else str(r.roster_size)
+    return f"{count} contributions" + (f", {size(r.contribution_bytes)} together" if r.contribution_bytes else "")
+
+
+def _contributions(r: RoundSummary, own_hotkey: str) -> list[str]:
+    """What became of each, the roster's reason for those left out."""
+    if not r.contributions:
+        return []
+    rows = [
+        (
+            clean(one.hotkey),
+            paint(clean(one.fate), _FATE_COLOURS.get(one.fate, "red")),
+            size(one.size_bytes) if one.size_bytes else "-",
+            "ours" if one.hotkey == own_hotkey else "",
+        )
+        for one in r.contributions
+    ]
+    more = (r.roster_size or 0) - len(rows)
+    rest = [f"and {more} or more that are not shown"] if more > 0 else []
+    return ["", table(("hotkey", "fate", "size", ""), rows, right={2}), *rest]
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:

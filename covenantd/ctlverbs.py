@@ -108,7 +108,8 @@ def _rounds(client: BlockingClient, args: Arguments) -> int:
         return show(args, client.call("rounds"), rounds_text)
     if len(args.words) != 2 or args.words[0] != "show" or not args.words[1].isdecimal():
         raise ControlError("usage", f"rounds {' '.join(args.words)}: only `rounds` and `rounds show NUMBER` are known")
-    return show(args, client.call("rounds", {"round": int(args.words[1])}), round_text)
+    data = client.call("rounds", {"round": int(args.words[1])})
+    return show(args, data, lambda found: round_text(found, client.call("status")["hotkey"]))
 
 
 def _order(name: str, follows: str) -> Callable[[BlockingClient, Arguments], int]:

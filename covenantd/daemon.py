@@ -27,7 +27,7 @@ from covenantd.chain.protocol import Chain
 from covenantd.chain.wallet import refuse_bare_coldkey
 from covenantd.config import Config
 from covenantd.coordinator import Coordinator
-from covenantd.counted import CountedChain, CountedRecords
+from covenantd.counted import CountedChain, CountedRecords, CountedTransport
 from covenantd.engine import EngineSettings, EngineSlot
 from covenantd.enrol import publish_identity
 from covenantd.errors import EXIT_OK, ConfigError, TryAgain
@@ -150,7 +150,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         transport = await stack.enter_async_context(open_p2pd(_p2pd_settings(config)))
         dht = await stack.enter_async_context(open_dht(transport, place_by_signature(spec.run_id, verify)))
         swarm = Swarm(
-            transport,
+            CountedTransport(transport, metrics),
             CountedRecords(dht, metrics),
             hotkey,
             verify,

@@ -20,6 +20,8 @@ log = structlog.get_logger("covenantd.engine")
 _SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that spin while they wait take the cores from the other engines of this machine."""
 
+_MAX_LOG_BYTES = 8 << 20
+
 Reply = TypeVar("Reply", bound=messages.Message)
 OnProgress = Callable[[messages.Progress], None]
 
@@ -224,8 +226,16 @@ async def _launch(listener: trio.socket.SocketType, settings: EngineSettings) ->
 def _start(settings: EngineSettings) -> Child:
     command = [sys.executable, "-m", "model.worker", "--socket", str(settings.socket)]
     command += ["--allow-faults"] if settings.allow_faults else []
+    if settings.log_file is not None:
+        _rotate(settings.log_file)
     with settings.log_file.open("ab") if settings.log_file else nullcontext() as output:
         return Child(command, output=output, environment={**_SHARED_MACHINE, **os.environ})
+
+
+def _rotate(log_file: Path) -> None:
+    """One log of before is kept: an engine that fails and fails again must not fill the disk."""
+    if log_file.exists() and log_file.stat().st_size > _MAX_LOG_BYTES:
+        log_file.replace(log_file.with_name(f"{log_file.name}.1"))
 
 
 async def _accept(listener: trio.socket.SocketType, process: Child, settings: EngineSettings) -> trio.SocketStream:
@@ -258,6 +268,7 @@ class EngineSlot:
         self._engine: Engine | None = None
         self._ready = trio.Event()
         self.generation = 0
+        self.starts = 0  # those that failed, too
         self.last_error: str | None = None
 
     @property
@@ -274,6 +285,7 @@ class EngineSlot:
         """Keep an engine running; one that cannot even start is tried again, ever more slowly."""
         delay_seconds = 0.5
         while True:
+            self.starts += 1
             try:
                 async with open_engine(self._settings) as engine:
                     delay_seconds = 0.5

@@ -13,7 +13,7 @@ class Gauges:
         self._engines = 1
 
     def look(self, state: str, engines: int) -> None:
-        """`state`: the daemon's; `engines`: how many engines were started so far."""
+        """`state`: the daemon's; `engines`: how often an engine was started so far, in vain too."""
         peers, metrics = self._swarm.peers(), self._metrics
         connected = frozenset(peer.peer_id for peer in peers if peer.connected)
         banned = self._swarm.reputation.bans()

@@ -134,7 +134,9 @@ class Metrics:
         self.peer_disconnects = self._counter(
             "peer_disconnects_total", "Peers we lost or dropped, by reason", ["reason"], DISCONNECT_REASONS
         )
-        self.network_bytes = self._counter("network_bytes_total", "Bytes to and from peers", ["direction", "class"])
+        self.network_bytes = self._counter(
+            "network_bytes_total", "Bytes to and from peers, less the DHT's", ["direction", "class"]
+        )
         for direction in DIRECTIONS:
             for traffic_class in TRAFFIC_CLASSES:
                 self.network_bytes.labels(direction, traffic_class)
@@ -142,6 +144,7 @@ class Metrics:
             "dht_operations_total", "DHT operations, by kind and result", ["operation", "result"]
         )
         self._cross(self.dht_operations, DHT_OPERATIONS)
+        self.dht_operations.remove("fetch", "refused")  # nobody refuses those
         self.limit_rejections = self._counter(
             "limit_rejections_total",
             "What peers were refused for a limit or a rule, by its scope",

@@ -95,7 +95,7 @@ async def _pulse(operations: Operations, node: Node | None, heartbeat: Heartbeat
         heartbeat.beat()
         logs.tell_repeated()
         _show_peers(operations)
-        gauges.look(operations.board.status.state, node.engine.generation if node is not None else 0)
+        gauges.look(operations.board.status.state, node.engine.starts if node is not None else 0)
         if node is not None:
             operations.board.update(engine=node.engine.state)
         line = _line(operations)

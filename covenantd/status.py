@@ -132,10 +132,11 @@ class RoundSummary:
     loss: float | None = None  # mean over our inner steps
     heldout_loss: float | None = None
     inner_steps: int = 0
-    contribution_bytes: int = 0
+    contribution_bytes: int = 0  # of the whole roster
     phases: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))  # phase -> seconds
     finished_at: float = 0.0  # seconds since the epoch
     contributions: tuple[ContributionStatus, ...] = ()  # at most MAX_SHOWN
+    own_bytes: int = 0  # of what we sent
 
     def as_dict(self) -> dict[str, Any]:
         """As `Status.as_dict`."""

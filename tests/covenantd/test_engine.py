@@ -219,6 +219,7 @@ async def test_one_that_cannot_start_is_tried_again_ever_more_slowly(
         assert [process.returncode for process in processes[:2]] == [3, 3]
         assert trio.current_time() - began >= 0.5 + 1
         assert slot.last_error is not None and "exited with 3" in slot.last_error
+        assert (slot.starts, slot.generation) == (3, 1), "also those that came to nothing are told"
 
 
 async def test_one_that_does_not_connect_is_killed_and_replaced(open_slot: OpenSlot, processes: list[Child]) -> None:
@@ -229,6 +230,21 @@ async def test_one_that_does_not_connect_is_killed_and_replaced(open_slot: OpenS
         assert await hash_of(slot) == "second"
         assert processes[0].returncode == -signal.SIGKILL
         assert slot.last_error is not None and "did not connect in time" in slot.last_error
+
+
+def test_a_log_that_has_grown_long_is_put_aside_when_an_engine_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_MAX_LOG_BYTES", 100)
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    log = tmp_path / "engine.log"
+    for text in ("a" * 90, "b" * 90, "c"):
+        child = engine_module._start(EngineSettings(tmp_path / "engine.sock", log_file=log))
+        assert child.pid > 0
+        with log.open("a") as file:
+            file.write(text)
+        trio.run(child.stop, 0)
+    assert log.read_text() == "c" and (tmp_path / "engine.log.1").read_text() == "a" * 90 + "b" * 90
 
 
 async def test_a_place_where_no_socket_can_be_is_an_error_not_a_crash(tmp_path: Path) -> None:

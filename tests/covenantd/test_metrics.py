@@ -33,7 +33,7 @@ LABELS = {
 
 
 def moved() -> Metrics:
-    """Every metric moved once."""
+    """Every metric with a value, by hand: `test_metrics_move` has the daemon's code do it."""
     m = Metrics()
     m.set_state("running")
     m.set_health({"engine": True, "chain": False})
@@ -72,12 +72,6 @@ def test_every_name_is_there_once_moved_and_no_other_of_ours() -> None:
     found = {name for name in samples(moved()) if name.startswith("covenantd_")}
     trimmed = {name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum") for name in found}
     assert trimmed == {f"covenantd_{name}" for name in NAMES.split()}
-
-
-def test_every_metric_moves() -> None:
-    for name, values in samples(moved()).items():
-        if name.startswith("covenantd_"):
-            assert any(value != 0 for _, value in values), name
 
 
 def test_labels_are_the_named_ones_and_no_peer_is_among_them() -> None:

@@ -164,6 +164,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         traffic = Traffic(spec, metrics)
         exchange = _exchange(swarm, blobs, metrics, traffic)
+        transport.admit = swarm.knows
         swarm.own_hints = lambda: dict(zip(HINTS, map(int, exchange.best_rates), strict=True))
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
         keep_rounds(board, config.node.state_directory)
@@ -184,6 +185,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
 
 def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics, traffic: Traffic) -> Exchange:
     exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
+    exchange.admit = swarm.knows
     exchange.on_bytes = lambda way, peer, blob_id, count: traffic.count(way, blob_id, count)
     exchange.on_violation = lambda peer, reason: metrics.count_rejection("exchange")
     exchange.on_corrupt = lambda blob_id: log.error("a blob on disk is damaged; it is not served", blob_id=blob_id)

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from p2p.errors import (
     TransportError,
 )
 from p2p.identity import peer_id_of
-from p2p.limits import SlotLimiter
+from p2p.limits import SlotLimiter, everyone
 from p2p.protocols import PeerId, StreamHandler
 
 __all__ = ["P2pdSettings", "P2pdStream", "P2pdTransport", "open_p2pd"]
@@ -78,7 +78,9 @@ class P2pdTransport:
         self._control = P2pdControl(directory / "control", process, settings.request_seconds)
         self._messages = self._control.messages
         self._handlers: dict[str, StreamHandler] = {}
-        self._slots = SlotLimiter(settings.max_inbound_streams_per_peer, settings.max_inbound_streams)
+        self.admit: Callable[[PeerId], bool] = everyone  # the others leave streams to these
+        admit = lambda peer: self.admit(peer)  # noqa: E731
+        self._slots = SlotLimiter(settings.max_inbound_streams_per_peer, settings.max_inbound_streams, admit)
         self._peer_id = ""
         self._addresses: tuple[str, ...] = ()
 

@@ -11,6 +11,8 @@ from p2p.blobs import BlobStore
 from p2p.errors import BlobTooLarge, BlobUnavailable, ProtocolViolation, TransportError
 from p2p.exchange_settings import PROTOCOL, ExchangeSettings, Offload, Priority
 from p2p.fetching import Fetching
+from p2p.limits import count as count_for
+from p2p.limits import forget_oldest
 from p2p.manifest import is_blob_id
 from p2p.news import Notices
 from p2p.pace import Cap, Meter, Tally
@@ -26,7 +28,7 @@ _MAX_PRIORITIES = 4096
 class Exchange:
     """Call `start` once. What is withheld after a restart must be withheld again before that.
 
-    `on_violation(peer, reason)` is called after the peer was banned; `admit(peer)` says whom we serve.
+    `on_violation(peer, reason)` is called after the peer was banned.
     """
 
     def __init__(
@@ -42,7 +44,6 @@ class Exchange:
         self.reputation = reputation or Reputation()
         self.on_violation: Callable[[PeerId, str], None] = lambda peer, reason: None
         self.on_bytes: Callable[[str, PeerId, str, int], None] = lambda direction, peer, blob_id, count: None
-        self.admit: Callable[[PeerId], bool] = lambda peer: True
         self.received_bytes: Counter[PeerId] = Counter()
         self._transport = transport
         self._offload = offload
@@ -65,6 +66,15 @@ class Exchange:
     def sent_bytes(self) -> Counter[PeerId]:
         """Bytes of pieces, without framing."""
         return self._serving.sent_bytes
+
+    @property
+    def admit(self) -> Callable[[PeerId], bool]:
+        """Whether we know a peer: others have a part of the streams and memory that leaves enough for those we do."""
+        return self._serving.admit
+
+    @admit.setter
+    def admit(self, admit: Callable[[PeerId], bool]) -> None:
+        self._serving.admit = admit
 
     @property
     def on_corrupt(self) -> Callable[[str], None]:
@@ -186,7 +196,7 @@ class Exchange:
         return path
 
     async def _serve(self, stream: Stream) -> None:
-        if self.reputation.is_banned(stream.remote) or not self.admit(stream.remote):
+        if self.reputation.is_banned(stream.remote):
             return
         try:
             await self._serving.answer(stream)
@@ -200,7 +210,7 @@ class Exchange:
         self.on_violation(peer, reason)
 
     def _count_received(self, peer: PeerId, blob_id: str, count: int) -> None:
-        self.received_bytes[peer] += count
+        count_for(self.received_bytes, peer, count)
         self._received.add(count)
         self._given.add(peer, count)
         self.on_bytes("in", peer, blob_id, count)
@@ -213,5 +223,4 @@ class Exchange:
         """The priority of what is served; the oldest are forgotten and count as contributions."""
         self._priorities.pop(blob_id, None)
         self._priorities[blob_id] = priority
-        if len(self._priorities) > _MAX_PRIORITIES:
-            del self._priorities[next(iter(self._priorities))]
+        forget_oldest(self._priorities, _MAX_PRIORITIES)

@@ -46,7 +46,8 @@ class ExchangeSettings:
     # serving
     streams_per_peer: int = 32
     streams_total: int = 256
-    send_budget_bytes: int = 64 << 20  # pieces in memory on their way out
+    watches_per_peer: int = 4  # of its streams, those that hear of news
+    send_budget_bytes: int = 24 << 20  # pieces in memory on their way out
     idle_seconds: float = 60.0  # an inbound stream without a request is closed
     update_wait_seconds: float = 2.0  # a sign of life at least so often; must be well below stall_seconds
     news_seconds: float = 0.25  # between two messages about what is new here

@@ -13,9 +13,9 @@
 Who comes when we are at a limit reads {"busy": true}. Requests may be sent ahead of the answers.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 
 import trio
 
@@ -23,40 +23,28 @@ from p2p._background import leaves
 from p2p.blobs import BlobStore
 from p2p.errors import BlobCorrupt, BlobError, Busy, P2pError, ProtocolViolation, StreamClosed
 from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, ExchangeSettings, Offload, Priority, call
-from p2p.limits import ByteBudget, SlotLimiter
-from p2p.manifest import Manifest, is_blob_id
-from p2p.news import Notices, push_news, watched_ids
+from p2p.limits import ByteBudget, SlotLimiter, count, everyone
+from p2p.manifest import Manifest
+from p2p.news import Notices, push_news
 from p2p.protocols import PeerId, Stream
+from p2p.requests import (
+    MAX_QUEUED,
+    MAX_REQUEST_BYTES,
+    MAX_SMALL_BYTES,
+    Done,
+    Hello,
+    PieceRequest,
+    Queue,
+    Void,
+    Want,
+    WatchList,
+    parse_request,
+)
 from p2p.stall import StallGuard
 from p2p.turns import Turn, Turns
-from p2p.wire import Fields, receive_frame, send_bytes, send_frame
+from p2p.wire import receive_length, receive_rest, send_bytes, send_frame, unpack
 
-_MAX_REQUEST_BYTES = 256 << 10  # a list of blobs to watch
-_MAX_QUEUED = 512
 _GOODBYE_SECONDS = 2.0
-
-
-@dataclass
-class Queue:
-    """Requests of one stream that have been read ahead."""
-
-    requests: deque[Fields] = field(default_factory=deque)
-    changed: trio.Event = field(default_factory=trio.Event)
-    blob_id: str = ""  # wanted last
-    answering: tuple[str, int] | None = None  # the piece at the head, until its turn comes
-    ended: bool = False
-
-    def cancel(self, blob_id: str, piece: int) -> None:
-        """Its frame will be empty; nothing if it is on its way already."""
-        if self.answering == (blob_id, piece):
-            self.answering = None
-        for place, request in enumerate(self.requests):
-            if request.has("piece") and request.as_map().get("of") == blob_id and request.as_map()["piece"] == piece:
-                self.requests[place] = Fields({"void": True})
-
-    def wake(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
 
 
 class Serving:
@@ -70,8 +58,11 @@ class Serving:
         self._offload = offload
         self._notices = notices
         self._turns = turns
-        self._slots = SlotLimiter(settings.streams_per_peer, settings.streams_total)
-        self._budget = ByteBudget(settings.send_budget_bytes)
+        self.admit: Callable[[PeerId], bool] = everyone
+        admit = lambda peer: self.admit(peer)  # noqa: E731
+        self._slots = SlotLimiter(settings.streams_per_peer, settings.streams_total, admit)
+        self._watches = SlotLimiter(settings.watches_per_peer, max(settings.streams_total // 3, 1), admit)
+        self._budget = ByteBudget(settings.send_budget_bytes, admit)
         self.withheld: set[str] = set()
         self.priority_of: Callable[[str], int] = lambda blob_id: Priority.CONTRIBUTION
         self.sent_bytes: Counter[PeerId] = Counter()
@@ -91,27 +82,32 @@ class Serving:
     async def _converse(self, stream: Stream, guarded: StallGuard) -> None:
         queue = Queue()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_ahead, stream, queue)
-                await self._answer_all(stream, guarded, queue)
-                nursery.cancel_scope.cancel()
+            with ExitStack() as held:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read_ahead, stream, queue, held)
+                    await self._answer_all(stream, guarded, queue)
+                    nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _gravest(group) from None
 
-    async def _read_ahead(self, stream: Stream, queue: Queue) -> None:
+    async def _read_ahead(self, stream: Stream, queue: Queue, held: ExitStack) -> None:
+        """Raises Busy: a list of blobs to watch takes long to read and room to keep, so a peer may have few of them."""
         try:
             while True:
-                request = Fields(await receive_frame(stream, _MAX_REQUEST_BYTES))
-                if request.has("cancel"):
-                    queue.cancel(_blob_id(request, "of"), request.number("cancel", 0, 2**32))
-                    continue
-                queue.requests.append(request)
-                queue.wake()
-                while len(queue.requests) >= _MAX_QUEUED:
+                length = await receive_length(stream, MAX_REQUEST_BYTES)
+                is_long, watched = length > MAX_SMALL_BYTES, queue.watches
+                if is_long and not watched:
+                    held.enter_context(self._watches.slot(stream.remote))
+                request = parse_request(unpack(await receive_rest(stream, length)))
+                if is_long and not isinstance(request, WatchList):
+                    raise ProtocolViolation(f"a request of {length} bytes")
+                queue.add(request)
+                if queue.watches and not watched and not is_long:
+                    held.enter_context(self._watches.slot(stream.remote))
+                while len(queue.requests) >= MAX_QUEUED:
                     await queue.changed.wait()
         except StreamClosed:
-            queue.ended = True  # the requester closes, with or without a word
-            queue.wake()
+            queue.end()
 
     async def _answer_all(self, stream: Stream, guarded: StallGuard, queue: Queue) -> None:
         while True:
@@ -122,51 +118,52 @@ class Serving:
                 return None
             request = queue.requests.popleft()
             queue.wake()
-            if request.has("want"):
-                queue.blob_id = await self._offer(guarded, request)
-            elif request.has("piece"):
-                await self._send_piece(guarded, request, queue)
-            elif request.has("watch"):
-                return await self._push_news(guarded, request, queue)
-            elif request.has("void"):
-                await send_bytes(guarded, b"")
-            elif request.has("hello"):
-                await send_frame(guarded, {"ok": True})
-            elif request.flag("done"):
-                await send_frame(guarded, {"ok": True})
-                return await self._goodbye_read(queue)
+            match request:
+                case Want():
+                    queue.blob_id = await self._offer(guarded, request)
+                case PieceRequest():
+                    await self._send_piece(guarded, request, queue)
+                case WatchList():
+                    return await self._push_news(guarded, request, queue)
+                case Void():
+                    await send_bytes(guarded, b"")
+                case Hello():
+                    await send_frame(guarded, {"ok": True})
+                case Done():
+                    await send_frame(guarded, {"ok": True})
+                    return await self._goodbye_read(queue)
 
-    async def _offer(self, stream: StallGuard, request: Fields) -> str:
-        blob_id = _blob_id(request, "want")
-        manifest, bitmap = self._available(blob_id)
+    async def _offer(self, stream: StallGuard, request: Want) -> str:
+        manifest, bitmap = self._available(request.blob_id)
         if manifest is None or bitmap is None:
             await send_frame(stream, {"absent": True})
             return ""
         offer: dict[str, object] = {"have": bitmap}
-        if not request.has("brief") or not request.flag("brief"):
+        if not request.brief:
             offer["manifest"] = manifest.as_message()
         await send_frame(stream, offer, MAX_MANIFEST_FRAME_BYTES)
-        return blob_id
+        return request.blob_id
 
-    async def _send_piece(self, stream: StallGuard, request: Fields, queue: Queue) -> None:
-        index = request.number("piece", 0, 2**32)
-        blob_id = _blob_id(request, "of") if request.has("of") else queue.blob_id
+    async def _send_piece(self, stream: StallGuard, request: PieceRequest, queue: Queue) -> None:
+        index = request.index
+        blob_id = queue.blob_id if request.blob_id is None else request.blob_id
         manifest, _ = self._available(blob_id)
         if manifest is None:
             return await send_bytes(stream, b"")
         if index >= manifest.pieces:
             raise ProtocolViolation(f"asked for piece {index} of {manifest.pieces}")
         length = manifest.length(index)
-        turn = Turn(stream.remote, blob_id, index, length, self.priority_of(blob_id))
+        stranger = not self.admit(stream.remote)
+        turn = Turn(stream.remote, blob_id, index, length, self.priority_of(blob_id), stranger)
         queue.answering = (blob_id, index)
-        async with self._turns.take(turn), self._budget.hold(length):
+        async with self._turns.take(turn), self._budget.hold(length, stream.remote):
             if queue.answering is None:
                 self._turns.give_back(turn)
                 return await send_bytes(stream, b"")
             queue.answering = None
             data = await self._read(blob_id, index, length)
             await send_bytes(stream, data)
-        self.sent_bytes[stream.remote] += len(data)
+        count(self.sent_bytes, stream.remote, len(data))
         self.on_bytes(stream.remote, blob_id, len(data))
         return None
 
@@ -183,13 +180,15 @@ class Serving:
             pass  # deleted meanwhile; the requester learns that it cannot be had here
         return b""
 
-    async def _push_news(self, stream: StallGuard, request: Fields, queue: Queue) -> None:
-        with self._notices.watching(watched_ids(request)) as watch:
+    async def _push_news(self, stream: StallGuard, request: WatchList, queue: Queue) -> None:
+        with self._notices.watching(request.blob_ids) as watch:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(push_news, stream, watch, self._bitmap, self._settings)
                 while not queue.ended:
                     while queue.requests:
-                        watch.follow(watched_ids(queue.requests.popleft()))
+                        newer = queue.requests.popleft()
+                        assert isinstance(newer, WatchList)
+                        watch.follow(newer.blob_ids)
                     queue.wake()
                     await queue.changed.wait()
                 nursery.cancel_scope.cancel()
@@ -216,17 +215,10 @@ class Serving:
     async def _goodbye(stream: Stream) -> None:
         with trio.move_on_after(_GOODBYE_SECONDS):
             try:
-                while await stream.receive_some(_MAX_REQUEST_BYTES):
+                while await stream.receive_some(MAX_REQUEST_BYTES):
                     pass
             except P2pError:
                 pass
-
-
-def _blob_id(request: Fields, name: str) -> str:
-    blob_id = request.text(name, 64)
-    if not is_blob_id(blob_id):
-        raise ProtocolViolation(f"not a blob id: {blob_id!r}")
-    return blob_id
 
 
 def _gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:

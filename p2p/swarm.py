@@ -18,6 +18,7 @@ from p2p.asking import MAX_MESSAGE_BYTES, Answer, answering
 from p2p.company import keep_cache, keep_company, keep_met
 from p2p.errors import ProtocolViolation, RecordRejected, TransportError
 from p2p.guard import GuardedTransport
+from p2p.limits import everyone
 from p2p.meetings import Backoff, Meetings, dial_any
 from p2p.peerbook import PEER_KIND, Peer, PeerBook, PeerClaim, peer_body, peer_of, read_claim
 from p2p.peercache import PeerCache
@@ -35,10 +36,6 @@ HELLO = "/covenantd/hello/1"
 VIOLATION = "violation"
 _MAX_HELLO_BYTES = 10 << 10
 _INNOCENT = {"run", "round", "kind", "expired", "future", "protocol"}  # of another run, late, or of another version
-
-
-def everybody(hotkey: str) -> bool:
-    return True
 
 
 class Swarm:
@@ -69,7 +66,7 @@ class Swarm:
         self._cache = cache
         self.reputation = reputation or Reputation()
         self.transport: Transport = GuardedTransport(transport, self.reputation)
-        self.admit: Callable[[str], bool] = everybody
+        self.admit: Callable[[str], bool] = everyone
         self.on_rejected = on_rejected
         self._records = records
         self._signer = signer
@@ -103,6 +100,11 @@ class Swarm:
 
     def by_peer_id(self, peer_id: PeerId) -> Peer | None:
         return next((peer for peer in self.peers() if peer.peer_id == peer_id), None)
+
+    def knows(self, peer_id: PeerId) -> bool:
+        """Whether it has proven an admitted hotkey, or we were told of it."""
+        hotkey = self._book.hotkey_of(peer_id)
+        return peer_id in self._bootstrap_ids or (hotkey is not None and self.admit(hotkey))
 
     # Talking
 
@@ -305,8 +307,7 @@ class Swarm:
     # Below
 
     async def _lookup(self, kind: str, round: int) -> list[Published]:
-        found = []
-        run_id = self.settings.run_id
+        found, run_id = [], self.settings.run_id
         for subkey, data in (await self._records.fetch(dht_key(run_id, kind, round))).items():
             try:
                 one = open_published(data, self._verify, run_id=run_id, kind=kind, round=round, hotkey=subkey)

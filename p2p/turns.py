@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from p2p.limits import forget_oldest
 from p2p.pace import Cap, Meter
 from p2p.protocols import PeerId
 
@@ -31,13 +32,14 @@ class TurnSettings:
 
 @dataclass(eq=False)
 class Turn:
-    """A piece that somebody wants; the smaller `priority` comes first."""
+    """A piece that somebody wants; the smaller `priority` comes first, of equals those whom we know."""
 
     peer: PeerId
     blob_id: str
     piece: int
     size_bytes: int
     priority: int
+    stranger: bool = False
     since: float = 0.0  # on trio's clock
     granted: trio.Event = field(default_factory=trio.Event)
 
@@ -50,8 +52,8 @@ def choose(
     chance: random.Random,
 ) -> Turn:
     """Whose turn it is. Pure but for `chance`. `waiting` is in order of arrival, and not empty."""
-    first = min(turn.priority for turn in waiting)
-    waiting = [turn for turn in waiting if turn.priority == first]
+    first = min((turn.priority, turn.stranger) for turn in waiting)
+    waiting = [turn for turn in waiting if (turn.priority, turn.stranger) == first]
     if waiting[0].since < longest_since:
         return waiting[0]
     least = min(map(times_sent, waiting))
@@ -73,6 +75,7 @@ class Turns:
         self._chance = random.Random()
         self._waiting: list[Turn] = []
         self._sending: dict[Turn, float] = {}  # since when
+        self._slow: dict[PeerId, None] = {}  # who took long for a piece last time
         self._times_sent: dict[str, Counter[int]] = {}
         self._changed = trio.Event()
 
@@ -86,8 +89,11 @@ class Turns:
             await turn.granted.wait()
             yield
         finally:
-            if self._sending.pop(turn, None) is None:
+            since = self._sending.pop(turn, None)
+            if since is None:
                 self._waiting.remove(turn)
+            else:
+                self._judge(turn.peer, trio.current_time() - since)
             self._wake()
 
     def give_back(self, turn: Turn) -> None:
@@ -99,34 +105,45 @@ class Turns:
     async def run(self) -> None:
         """Give turns, for ever."""
         while True:
-            pause_seconds = self._pause_seconds()
-            if pause_seconds > 0:
-                with trio.move_on_after(pause_seconds):
+            if not self._ready():
+                with trio.move_on_after(self._pause_seconds()):
                     await self._changed.wait()
                 continue
             await self._cap.ready()
-            if self._waiting:
-                self._grant(trio.current_time())
+            if ready := self._ready():
+                self._grant(ready, trio.current_time())
 
-    def _grant(self, now: float) -> None:
+    def _grant(self, ready: list[Turn], now: float) -> None:
         longest_since = now - self._settings.patience_seconds
-        turn = choose(self._waiting, self._times, self._worth, longest_since, self._chance)
+        turn = choose(ready, self._times, self._worth, longest_since, self._chance)
         self._waiting.remove(turn)
         self._sending[turn] = now
         self._cap.spend(turn.size_bytes)
         self._count(turn)
         turn.granted.set()
 
+    def _ready(self) -> list[Turn]:
+        """Who waits and may have a turn now. Slow readers have a room of their own: they only hold up each other."""
+        room_bytes = max(self._settings.least_bytes, self._sent.rate * self._settings.ahead_seconds)
+        busy_bytes = Counter[bool]()
+        for turn, _ in self._timely():
+            busy_bytes[turn.peer in self._slow] += turn.size_bytes
+        return [turn for turn in self._waiting if busy_bytes[turn.peer in self._slow] < room_bytes]
+
+    def _timely(self) -> list[tuple[Turn, float]]:
+        now = trio.current_time()
+        return [(turn, at) for turn, at in self._sending.items() if now - at < self._settings.slow_seconds]
+
     def _pause_seconds(self) -> float:
-        """0: a turn can be given now; else how long to wait, unless something changes."""
-        if not self._waiting:
-            return math.inf
-        now, settings = trio.current_time(), self._settings
-        timely = [(turn, at) for turn, at in self._sending.items() if now - at < settings.slow_seconds]
-        room_bytes = max(settings.least_bytes, self._sent.rate * settings.ahead_seconds)
-        if not timely or sum(turn.size_bytes for turn, _ in timely) < room_bytes:
-            return 0.0
-        return settings.slow_seconds - (now - timely[0][1]) + 1e-6
+        """How long to wait, unless something changes."""
+        timely = self._timely() if self._waiting else []
+        return timely[0][1] + self._settings.slow_seconds - trio.current_time() + 1e-6 if timely else math.inf
+
+    def _judge(self, peer: PeerId, seconds: float) -> None:
+        self._slow.pop(peer, None)
+        if seconds >= self._settings.slow_seconds:
+            self._slow[peer] = None
+            forget_oldest(self._slow)
 
     def _times(self, turn: Turn) -> int:
         counts = self._times_sent.get(turn.blob_id)
@@ -136,8 +153,7 @@ class Turns:
         counts = self._times_sent.pop(turn.blob_id, None)
         self._times_sent[turn.blob_id] = counts = Counter() if counts is None else counts
         counts[turn.piece] += 1
-        if len(self._times_sent) > _MAX_BLOBS_COUNTED:
-            del self._times_sent[next(iter(self._times_sent))]
+        forget_oldest(self._times_sent, _MAX_BLOBS_COUNTED)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -119,13 +119,19 @@ async def receive_bytes(stream: ByteStream, max_bytes: int) -> bytes:
 
 async def receive_buffer(stream: ByteStream, max_bytes: int) -> bytearray:
     """`receive_bytes` without its last copy, which for a piece of a blob costs more than hashing it."""
-    (length,) = _LENGTH.unpack(await _receive_exactly(stream, _LENGTH.size))
+    return await receive_rest(stream, await receive_length(stream, max_bytes))
+
+
+async def receive_length(stream: ByteStream, max_bytes: int) -> int:
+    """The length of a frame's body, to be received by `receive_rest`. Raises as `receive_bytes`."""
+    length: int
+    (length,) = _LENGTH.unpack(await receive_rest(stream, _LENGTH.size))
     if length > max_bytes:
         raise ProtocolViolation(f"frame of {length} bytes exceeds {max_bytes}")
-    return await _receive_exactly(stream, length)
+    return length
 
 
-async def _receive_exactly(stream: ByteStream, size: int) -> bytearray:
+async def receive_rest(stream: ByteStream, size: int) -> bytearray:
     """Grows with what has arrived: a promised length alone costs us nothing."""
     received = bytearray()
     while len(received) < size:

@@ -1,8 +1,11 @@
+from collections import Counter
+from contextlib import ExitStack
+
 import pytest
 import trio
 
 from p2p.errors import Busy
-from p2p.limits import ByteBudget, SlotLimiter
+from p2p.limits import MAX_PEERS_COUNTED, ByteBudget, SlotLimiter, count
 from p2p.reputation import Reputation, ReputationSettings
 
 
@@ -30,7 +33,7 @@ async def test_a_byte_budget_makes_later_ones_wait_in_order(autojump_clock):
     budget, order = ByteBudget(10), []
 
     async def use(name, size, seconds):
-        async with budget.hold(size):
+        async with budget.hold(size, name):
             order.append((name, trio.current_time()))
             await trio.sleep(seconds)
 
@@ -42,14 +45,54 @@ async def test_a_byte_budget_makes_later_ones_wait_in_order(autojump_clock):
     assert [(name, at - start) for name, at in order] == [("a", 0), ("b", 5), ("c", 6)]
 
 
+def test_strangers_leave_slots_to_those_we_know():
+    limiter = SlotLimiter(per_peer=8, total=8, admit="AB".__contains__)
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(limiter.slot("stranger"))
+        with pytest.raises(Busy), limiter.slot("stranger"):
+            pass
+        for _ in range(2):
+            held.enter_context(limiter.slot("other stranger"))
+        with pytest.raises(Busy), limiter.slot("third stranger"):
+            pass
+        for _ in range(4):
+            held.enter_context(limiter.slot("A"))
+    with limiter.slot("third stranger"):
+        assert limiter.held == 1
+
+
+async def test_one_peer_or_all_strangers_do_not_use_up_a_byte_budget(autojump_clock, nursery):
+    budget, has = ByteBudget(16, "AB".__contains__), []
+
+    async def hold(peer, size):
+        async with budget.hold(size, peer):
+            has.append(peer)
+            await trio.sleep_forever()
+
+    for peer, size in (("A", 4), ("A", 4), ("s", 4), ("t", 4), ("u", 4), ("B", 4)):
+        nursery.start_soon(hold, peer, size)
+        await trio.testing.wait_all_tasks_blocked()
+    assert has == ["A", "s", "t", "B"]
+    nursery.cancel_scope.cancel()
+
+
+def test_counts_keep_their_sum_and_are_bounded():
+    counts = Counter()
+    for number in range(2 * MAX_PEERS_COUNTED):
+        count(counts, str(number), 1)
+    assert counts.total() == 2 * MAX_PEERS_COUNTED and len(counts) <= MAX_PEERS_COUNTED + 1
+    assert counts[str(2 * MAX_PEERS_COUNTED - 1)] == 1
+
+
 async def test_a_cancelled_wait_costs_nothing(autojump_clock):
     budget = ByteBudget(10)
-    async with budget.hold(10):
+    async with budget.hold(10, "A"):
         with trio.move_on_after(1):
-            async with budget.hold(5):
+            async with budget.hold(5, "B"):
                 pytest.fail("there was no room")
     with trio.fail_after(1):
-        async with budget.hold(10):
+        async with budget.hold(10, "A"):
             pass
 
 

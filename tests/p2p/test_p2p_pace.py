@@ -52,7 +52,7 @@ async def test_a_tally_fades_and_is_bounded(autojump_clock):
 
 
 def turn(peer, piece=0, priority=1, since=0.0, blob="x"):
-    return Turn(peer, blob, piece, 10, priority, since)
+    return Turn(peer, blob, piece, 10, priority, since=since)
 
 
 def test_priority_then_what_was_sent_least_then_who_gives():

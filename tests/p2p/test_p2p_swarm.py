@@ -254,8 +254,9 @@ async def test_only_admitted_hotkeys_count(world: World, autojump_clock: Clock) 
     b = await world.join("B", "A")
     await b.swarm.publish("commit", 1, {"x": 1}, 600)
     await trio.sleep(10)
-    assert a.known == {} and await a.swarm.lookup("commit", 1) == []
+    assert a.known == {} and await a.swarm.lookup("commit", 1) == [] and not a.swarm.knows("B")
     admitted.add("B-hotkey")
+    assert a.swarm.knows("B") and b.swarm.knows("A") and not a.swarm.knows("somebody")
     assert a.known == {"B-hotkey": "B"}
     assert [record.content() for record in await a.swarm.lookup("commit", 1)] == [{"x": 1}]
 

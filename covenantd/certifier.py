@@ -38,9 +38,6 @@ class Certifier:
         await self._desk.serve()
         await self._ballot.serve()
 
-    async def set_weights(self) -> None:
-        await self._scores.set_weights()
-
     async def certify(self, round: int) -> None:
         """From the closing of commits to the vote. Ends at V_r at the latest: a late vote is worth nothing."""
         with trio.CancelScope() as scope:
@@ -93,6 +90,7 @@ class Certifier:
         refused |= invalid
         await self._score(round, sound)
         self._scores.fault(refused)
+        await self._scores.age(round, proven)
         self._count(refused.values())
         refused |= dict.fromkeys(book.stale - set(proven), "base") | dict.fromkeys(book.equivocators, "equivocated")
         scoring = self._node.spec.scoring

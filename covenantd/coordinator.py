@@ -171,7 +171,6 @@ class Coordinator:
             self._node.exchange.release(sealed.blob_id)
         if self._certifier is not None:
             await self._certifier.certify(effect.round)
-            await self._certifier.set_weights()
         else:
             await gather.prefetch(self._node, effect.round)
 

@@ -36,6 +36,9 @@ class CountedChain:
     async def set_weights(self, weights: Mapping[int, float], version_key: int = 0) -> int:
         return await self._counted("set_weights", self._chain.set_weights(weights, version_key))
 
+    async def reveal_due(self) -> int | None:
+        return await self._chain.reveal_due()
+
     async def epoch(self) -> EpochInfo:
         return await self._counted("epoch", self._chain.epoch())
 

@@ -45,6 +45,7 @@ from covenantd.specchange import SpecHistory
 from covenantd.status import Status
 from covenantd.stopping import stop_signals
 from covenantd.traffic import Traffic
+from covenantd.weights import WeightSetter
 from p2p._p2pd import P2pdSettings, open_p2pd
 from p2p.blobs import BlobStore
 from p2p.dht import open_dht
@@ -58,6 +59,7 @@ from p2p.swarm import VIOLATION, Swarm, SwarmSettings
 
 log = structlog.get_logger("covenantd.daemon")
 ENGINE_SOCKET = "engine.sock"
+HIDDEN_WEIGHTS = "weights.json"
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 
 
@@ -168,7 +170,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         swarm.own_hints = lambda: dict(zip(HINTS, map(int, exchange.best_rates), strict=True))
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))
         keep_rounds(board, config.node.state_directory)
-        opened = open_chain(config.chain, spec.chain.netuid, hotkey)
+        opened = open_chain(config.chain, spec.chain.netuid, hotkey, config.node.state_directory / HIDDEN_WEIGHTS)
         stack.push_async_callback(opened.aclose)
         chain = CountedChain(opened, metrics)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -246,6 +248,8 @@ async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> No
         inner.start_soon(operate, operations, orders, node)
         await _check_chain(node)
         inner.start_soon(publish_identity, node)
+        if scores is not None:
+            inner.start_soon(WeightSetter(node, scores).run)
         await coordinator.run()
         log.info("drained", round=node.journal.memory.round)
         inner.cancel_scope.cancel()

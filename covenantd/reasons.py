@@ -120,7 +120,7 @@ def _standing_lines(metagraph: Metagraph, neuron: Neuron, given: Sequence[Mappin
     lines = [f"Its weight is {neuron.incentive / 65535:.4f}: rank {_rank(metagraph, neuron)} of {miners} that train."]
     set_by = [one for one in given if one["has_set_weights"]]
     if not set_by:
-        return [*lines, "No validator has set weights yet: they do so once a tempo, after the first scored rounds."]
+        return [*lines, "No validator has set weights yet: they do so once a tempo, from the first scored round on."]
     for one in set_by:
         who = f"Validator {one['validator'][:8]} ({one['stake_share']:.0%} of the validators' stake)"
         lines.append(f"{who} gives it {one['weight_share']:.1%} of its weight.")

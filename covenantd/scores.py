@@ -1,4 +1,4 @@
-"""The validator's scores: measured by the engine, kept on disk, turned into weights on chain every tempo."""
+"""The validator's scores: measured by the engine, kept on disk."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from covenantd.commits import Commit
-from covenantd.errors import ChainError, ChainRefused, ConfigError
+from covenantd.errors import ConfigError
 from covenantd.gauntlet import standing
 from covenantd.gauntlet.standing import Standing
 from covenantd.journal import write_atomically
@@ -24,7 +24,7 @@ class Scores:
         self._node = node
         self._path = path
         self.standings = _read(path)
-        self._weights_block: int | None = None
+        self.version = 0  # grows with every round judged; what a restart brings back counts as new
 
     async def score(self, round: int, contributions: dict[str, tuple[Commit, Path]]) -> None:
         """Loss before and after each contribution alone, on sequences drawn by the first block after C_r from those
@@ -51,26 +51,23 @@ class Scores:
     def fault(self, hotkeys: Iterable[str]) -> None:
         self._keep(standing.miss(self.standings, hotkeys, self._node.spec.scoring.decay))
 
-    async def set_weights(self) -> None:
-        """Once a tempo, when there is something to say; a refusal or a silent chain is tried again next round."""
-        node = self._node
-        shares = standing.weights(self.standings)
-        try:
-            epoch = await node.chain.epoch()
-            interval = max(epoch.tempo_blocks, epoch.weights_rate_limit_blocks)
-            if not shares or (self._weights_block is not None and node.heads.number < self._weights_block + interval):
-                return
-            metagraph = await node.chain.metagraph(node.heads.number)
-            by_uid = {n.uid: shares[n.hotkey] for n in metagraph.neurons if n.hotkey in shares}
-            if by_uid:
-                self._weights_block = await node.chain.set_weights(by_uid)
-                log.info("weights set", block=self._weights_block, weights={u: f"{w:.3f}" for u, w in by_uid.items()})
-        except ChainRefused as error:
-            log.warning("the chain refused the weights", error=str(error))
-        except ChainError as error:
-            log.warning("weights not set", error=str(error))
+    async def age(self, round: int, committed: Iterable[str]) -> None:
+        """Ends the judging of a round. Who committed to nothing in it earned nothing; who left the subnet is forgotten.
+        A round in which nothing was to be seen says nothing of anybody."""
+        present = set(committed)
+        if present:
+            registered = await self._node.agreement.registered(round)
+            known = {h: s for h, s in self.standings.items() if h in registered}
+            self._keep(standing.absent(known, set(known) - present, self._node.spec.scoring.decay))
+            self.version += 1
+
+    def shares(self) -> dict[str, float]:
+        """Hotkey -> share of the reward."""
+        return standing.weights(self.standings)
 
     def _keep(self, standings: dict[str, Standing]) -> None:
+        if standings == self.standings:
+            return
         write_atomically(self._path, json.dumps({h: asdict(s) for h, s in standings.items()}).encode())
         self.standings = standings
 

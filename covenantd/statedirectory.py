@@ -7,7 +7,9 @@ from covenantd.errors import ConfigError
 from covenantd.journal import write_atomically
 
 FORMAT = 1
-"""1: journal.json, scores.json, rounds.jsonl, blobs/, engine/, staging/. Raise it when older ones would go wrong."""
+"""1: journal.json, scores.json, weights.json, rounds.jsonl, blobs/, engine/, staging/.
+
+Raise it when older ones would go wrong."""
 
 NAME = "format.json"
 _MAX_BYTES = 4096

@@ -79,11 +79,17 @@ class Chain(Protocol):
     async def metagraph(self, block: int) -> Metagraph: ...
 
     async def publish_commitment(self, fields: Sequence[bytes]) -> int:
-        """Replace our commitment; returns the block that includes it."""
+        """Replace our commitment; returns the block that includes it. Nothing is written, and the block that did is
+        returned, where the finalized state says the same already."""
         ...
 
     async def set_weights(self, weights: Mapping[int, float], version_key: int = 0) -> int:
         """Set our weights (any non-negative numbers; scaled so that the largest is 65535)."""
+        ...
+
+    async def reveal_due(self) -> int | None:
+        """Show weights that a chain keeps hidden until their owner shows them, as far as their time has come. Returns
+        the block after which there is more to show; None if nothing is left, as always where the chain itself does."""
         ...
 
     async def epoch(self) -> EpochInfo: ...

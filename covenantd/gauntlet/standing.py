@@ -6,15 +6,20 @@ paired (the same sequences before and after), so even small gains stand out from
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+FORGOTTEN_ROUNDS = 30
+"""Who was away for more starts anew."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """`gain`: exponential average of relative loss gains; `rounds`: how many went into it."""
+    """`gain`: exponential average of relative loss gains; `rounds`: how many went into it; `absent`: for how many
+    rounds it has been away since."""
 
     gain: float
     rounds: int
+    absent: int = 0
 
 
 def gain(loss_before: float, loss_after: float) -> float:
@@ -39,11 +44,22 @@ def miss(standings: Mapping[str, Standing], hotkeys: Iterable[str], decay: float
     return observe(standings, {h: min(0.0, standings[h].gain) for h in hotkeys if h in standings}, decay)
 
 
+def absent(standings: Mapping[str, Standing], hotkeys: Iterable[str], decay: float) -> dict[str, Standing]:
+    """Miners that committed to nothing this round: a good average fades as by a miss, and in the end is forgotten."""
+    updated = dict(standings)
+    for hotkey in hotkeys:
+        if (old := updated.pop(hotkey, None)) is not None and old.absent < FORGOTTEN_ROUNDS:
+            updated[hotkey] = replace(old, gain=min(old.gain, decay * old.gain), absent=old.absent + 1)
+    return updated
+
+
 def unfit(standings: Mapping[str, Standing], harmful_gain: float, useless_share: float) -> dict[str, str]:
     """Who stays out of the roster, and why: "harmful" if its average gain is below `harmful_gain`; "useless" if,
-    after two rounds or more, it is below `useless_share` of the median gain. They are still scored: they can return.
+    after two rounds or more, it is below `useless_share` of the median gain of those that are not away. They are still
+    scored: they can return.
     """
-    median = sorted(s.gain for s in standings.values())[(len(standings) - 1) // 2] if standings else 0.0
+    present = sorted(s.gain for s in standings.values() if not s.absent)
+    median = present[(len(present) - 1) // 2] if present else 0.0
     reasons = {h: "harmful" for h, s in standings.items() if s.gain < harmful_gain}
     useless = {h: "useless" for h, s in standings.items() if s.rounds >= 2 and s.gain < useless_share * median}
     return {**(useless if median > 0 else {}), **reasons}

@@ -94,6 +94,9 @@ class WrittenChain:
     async def set_weights(self, weights: Mapping[int, float], version_key: int = 0) -> int:
         raise NotImplementedError
 
+    async def reveal_due(self) -> int | None:
+        raise NotImplementedError
+
     async def epoch(self) -> EpochInfo:
         raise NotImplementedError
 

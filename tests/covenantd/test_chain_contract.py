@@ -177,6 +177,25 @@ async def test_commitment_is_seen_from_its_block_on(backend: Backend) -> None:
     assert after.commitments[MINER.hotkey].fields == (b"two",)
 
 
+async def test_a_commitment_that_is_there_already_is_not_written_again(backend: Backend) -> None:
+    """Every write costs quota, and who restarts says the same again."""
+    fields, other = [b"same", b""], backend.chain(OTHER)
+    first = await backend.include(lambda: backend.chain(MINER).publish_commitment(fields))
+    await backend.include(lambda: other.publish_commitment(fields))
+    assert await backend.chain(MINER).publish_commitment(fields) == first  # and no block is needed
+    last = await backend.include(lambda: backend.chain(MINER).publish_commitment([b"same"]))
+    assert last > first
+    again = await backend.include(lambda: backend.chain(MINER).publish_commitment(fields))
+    assert again > last
+    assert (await other.metagraph(again)).commitments[MINER.hotkey].block == again
+
+
+async def test_nothing_is_left_to_show_where_nothing_is_hidden(backend: Backend) -> None:
+    chain = backend.chain(VALIDATOR)
+    await backend.include(lambda: chain.set_weights({1: 1.0}))
+    assert await chain.reveal_due() is None
+
+
 async def test_commitment_limits(backend: Backend) -> None:
     with pytest.raises(ChainRefused, match="TooManyFields"):
         await backend.include(lambda: backend.chain(MINER).publish_commitment([b""] * 4))

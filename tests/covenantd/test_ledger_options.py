@@ -1,5 +1,6 @@
 """Options of the ledger process: finality that lags, limits for one address, weights that are hidden at first."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from test_ledger_process import GENESIS, KEYS, name, rpc
 
 from covenantd.chain.keys import Hotkey
 from covenantd.chain.ledger.client import LedgerChain
+from covenantd.chain.ledger.hidden import HiddenWeights, RevealClock
 from covenantd.chain.ledger.sealing import SealedWeights
 from covenantd.chain.ledger.wire import MAX_RESPONSE_BYTES, LineStream
-from covenantd.errors import ChainError, ChainRefused
+from covenantd.errors import ChainError, ChainRefused, ConfigError
 
 LAG = 3
 
@@ -121,6 +123,60 @@ async def test_weights_set_once_an_epoch_are_shown_an_epoch_late(start_ledger: S
     await driver.advance(7)
     await driver.advance(7)
     assert await after({1: 1.0}) == {2: 65535}  # the third expired
+
+
+async def test_hidden_weights_are_shown_after_a_restart_in_the_one_epoch_there_is_for_it(
+    start_ledger: StartLedger, tmp_path: Path
+) -> None:
+    """Nobody sets weights again before they would have expired: rounds may be longer than two tempos."""
+    ledger = start_ledger(GENESIS | {"commit_reveal": True, "reveal_period_epochs": 2})
+    driver, path = ledger.chain(), tmp_path / "weights.json"
+    await included(driver, lambda: ledger.chain(KEYS[0], hidden=path).set_weights({1: 1.0}))
+    for _ in range(2):
+        chain = ledger.chain(KEYS[0], hidden=path)
+        before = (await driver.block()).number
+        due = await included(driver, chain.reveal_due)
+        assert due == (await driver.epoch()).next_epoch_block
+        graph = await driver.metagraph((await driver.block()).number)
+        neuron = graph.neuron(KEYS[0].hotkey)
+        assert neuron is not None and neuron.last_update_block <= before and _weights(graph, 0) == {}
+        await driver.advance(due - graph.block)
+    chain = ledger.chain(KEYS[0], hidden=path)
+    assert await included(driver, chain.reveal_due) is None
+    assert _weights(await driver.metagraph((await driver.block()).number), 0) == {1: 65535}
+    assert await ledger.chain(KEYS[0], hidden=path).reveal_due() is None
+
+
+async def test_a_commit_whose_fate_nobody_told_is_shown_too(start_ledger: StartLedger, tmp_path: Path) -> None:
+    ledger, path = start_ledger(GENESIS | {"commit_reveal": True}), tmp_path / "weights.json"
+    driver, sealed = ledger.chain(), SealedWeights.seal({1: 1.0}, 0)
+    HiddenWeights(path).add(sealed)
+    chain = ledger.chain(KEYS[0])
+    await included(driver, lambda: chain.commit_weights(sealed))
+    assert await included(driver, lambda: ledger.chain(KEYS[0], hidden=path).reveal_due()) is not None
+    await driver.advance(7)
+    assert await included(driver, lambda: ledger.chain(KEYS[0], hidden=path).reveal_due()) is None
+    assert _weights(await driver.metagraph((await driver.block()).number), 0) == {1: 65535}
+
+
+async def test_a_commit_that_was_refused_is_not_kept(start_ledger: StartLedger, tmp_path: Path) -> None:
+    ledger, path = start_ledger(GENESIS | {"commit_reveal": True}), tmp_path / "weights.json"
+    stranger = Hotkey.from_uri("//Stranger")
+    with pytest.raises(ChainRefused, match="HotKeyNotRegisteredInSubNet"):
+        await included(ledger.chain(), lambda: ledger.chain(stranger, hidden=path).set_weights({1: 1.0}))
+    assert not HiddenWeights(path)
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", '[{"uids": [1], "values": [1], "version_key": 0, "salt": "00"}]', "7"])
+def test_damaged_hidden_weights_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "weights.json").write_text(text)
+    with pytest.raises(ConfigError, match="damaged hidden weights"):
+        HiddenWeights(tmp_path / "weights.json")
+
+
+def test_the_epoch_of_a_reveal_follows_from_the_block_of_its_commit() -> None:
+    clock = RevealClock(epochs=5, next_epoch_block=60, tempo_blocks=10, reveal_period_epochs=2)
+    assert [clock.reveal_epoch(block) for block in (30, 39, 40, 49, 50, 59)] == [5, 5, 6, 6, 7, 7]
 
 
 async def test_weights_can_be_committed_and_revealed_by_hand(start_ledger: StartLedger) -> None:

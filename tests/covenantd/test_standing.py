@@ -2,10 +2,11 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covenantd.gauntlet.standing import Standing, gain, miss, observe, unfit, weights
+from covenantd.gauntlet.standing import Standing, absent, gain, miss, observe, unfit, weights
 
 GAINS = st.floats(-1, 1)
 
@@ -56,3 +57,16 @@ def test_who_harms_or_does_nothing_is_left_out_and_newcomers_are_not() -> None:
 def test_when_nobody_gains_nobody_is_called_useless() -> None:
     assert unfit({"a": Standing(0.0, 9), "b": Standing(-1e-4, 9), "c": Standing(-1e-4, 9)}, -1e-3, 0.1) == {}
     assert unfit({}, -1e-3, 0.1) == {}
+
+
+def test_who_is_away_fades_but_never_gets_better() -> None:
+    after = absent({"good": Standing(0.4, 3), "bad": Standing(-0.4, 3)}, ["good", "bad", "stranger"], 0.5)
+    assert after == {"good": Standing(0.2, 3, 1), "bad": Standing(-0.4, 3, 1)}
+    assert observe(after, {"good": 0.4}, 0.5)["good"] == Standing(pytest.approx(0.3), 4)
+
+
+def test_who_is_away_does_not_move_the_median() -> None:
+    present = {name: Standing(gain, 5) for name, gain in (("a", 0.10), ("b", 0.12), ("c", 0.005))}
+    gone = {f"gone{i}": Standing(1e-4, 5, absent=i) for i in range(1, 5)}
+    assert "c" in unfit(present, -1e-3, 0.1)
+    assert "c" in unfit(present | gone, -1e-3, 0.1)

@@ -94,7 +94,6 @@ class BittensorChain:
         return await self._read("epoch", lambda connection: read_epoch(connection, self._netuid))
 
     async def publish_commitment(self, fields: Sequence[bytes]) -> int:
-        """Of what the finalized state says already, the block it says so since: nothing is written then."""
         checked = checked_fields(fields, MAX_COMMITMENT_FIELDS, MAX_FIELD_BYTES)
         return await self._write(CommitmentWrite(self._netuid, self._require_signer(), checked))
 
@@ -106,6 +105,10 @@ class BittensorChain:
         if any(not 0 <= uid <= _U16_MAX for uid in weights):
             raise ChainRefused("UidVecContainInvalidOne", "a uid has 16 bits")
         return await self._write(WeightsWrite(self._netuid, self._require_signer(), dict(weights), version_key))
+
+    async def reveal_due(self) -> int | None:
+        """Sealed weights are opened by the chain."""
+        return None
 
     async def ask(self, what: str, question: Question[T]) -> T:
         """Any other read of the SDK's, under the same deadline. Raises ChainError, ChainRefused."""

@@ -37,7 +37,7 @@ def parse_epoch(value: Any) -> EpochInfo:
 
 def parse_metagraph(value: Any) -> Metagraph:
     neurons = tuple(_neuron(uid, entry) for uid, entry in enumerate(_list(value["neurons"])))
-    commitments = {_text(k): _commitment(_text(k), v) for k, v in value["commitments"].items()}
+    commitments = {_text(k): parse_commitment(_text(k), v) for k, v in value["commitments"].items()}
     weights = {int(uid): _weights(row) for uid, row in value["weights"].items()}
     return Metagraph(_int(value["netuid"]), _int(value["block"]), neurons, commitments, weights)
 
@@ -58,7 +58,7 @@ def _neuron(uid: int, value: Any) -> Neuron:
     )
 
 
-def _commitment(hotkey: str, value: Any) -> Commitment:
+def parse_commitment(hotkey: str, value: Any) -> Commitment:
     fields = tuple(bytes.fromhex(field) for field in _list(value["fields"]))
     if len(fields) > MAX_COMMITMENT_FIELDS or any(len(field) > MAX_FIELD_BYTES for field in fields):
         raise ValueError("a commitment beyond its limits")

@@ -5,12 +5,14 @@ import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
-from covenantd.chain.ledger.answers import decoded, parse_block, parse_epoch, parse_metagraph
+from covenantd.chain.ledger.answers import decoded, parse_block, parse_commitment, parse_epoch, parse_metagraph
 from covenantd.chain.ledger.connection import LedgerConnections, Unreachable
+from covenantd.chain.ledger.hidden import HiddenWeights, parse_reveal_clock
 from covenantd.chain.ledger.sealing import SealedWeights
 from covenantd.chain.ledger.signing import call_digest, sign_call
 from covenantd.chain.ledger.state import Refusal
@@ -41,14 +43,16 @@ class LedgerChain:
         *,
         read_seconds: float = 10.0,
         write_seconds: float = 60.0,
+        hidden: Path | None = None,
     ) -> None:
-        """`endpoint`: unix:///PATH or tcp://HOST:PORT, else ConfigError. Without a signer it only reads."""
+        """`endpoint`: unix:///PATH or tcp://HOST:PORT, else ConfigError. Without a signer it only reads. `hidden`: a
+        file that keeps weights from their commit to their reveal over a restart."""
         self._connections = LedgerConnections(endpoint, netuid)
         self._signer = signer
         self._read_seconds = read_seconds
         self._write_seconds = write_seconds
         self._last_nonce = 0
-        self._sealed: list[SealedWeights] = []
+        self._hidden = HiddenWeights(hidden)
 
     async def heads(self) -> AsyncIterator[Block]:
         """As the protocol says; starts with the present head. A ledger that is away is waited for.
@@ -73,40 +77,57 @@ class LedgerChain:
     async def publish_commitment(self, fields: Sequence[bytes]) -> int:
         if any(len(field) > MAX_FIELD_BYTES for field in fields):
             raise ChainRefused("InvalidArguments", f"a field has at most {MAX_FIELD_BYTES} bytes")
+        signer = self._require_signer()
+        there = await self._read("commitment", hotkey=signer.hotkey)
+        if there is not None:
+            known = decoded(partial(parse_commitment, signer.hotkey), there)
+            if known.fields == tuple(map(bytes, fields)):
+                return known.block  # a write costs quota
         return await self._write("set_commitment", {"fields": [bytes(field).hex() for field in fields]})
 
     async def set_weights(self, weights: Mapping[int, float], version_key: int = 0) -> int:
         """On a ledger with commit-reveal: reveal what was set before, as far as its time has come, and commit to
-        these. Called once an epoch, every row is shown one epoch late; a row that its owner forgot by a restart is
-        never shown. Raises ValueError for a negative or infinite weight."""
+        these; `reveal_due` shows them. Raises ValueError for a negative or infinite weight."""
         sealed = SealedWeights.seal(weights, version_key)
         hidden = decoded(lambda value: value.get("commit_reveal") is True, await self._read("epoch"))
         if not hidden:
             return await self._write("set_weights", sealed.open_arguments())
-        await self._reveal_due()
+        await self.reveal_due()
         return await self.commit_weights(sealed)
 
     async def commit_weights(self, sealed: SealedWeights) -> int:
-        """Commit to weights that `set_weights` or `reveal_weights` show later. Returns the block."""
+        """Commit to weights that `reveal_due` or `reveal_weights` show later. Returns the block."""
         signer = self._require_signer()
         digest = sealed.hash_for(signer.hotkey, self._connections.netuid)
-        block = await self._write("commit_weights", {"hash": digest})
-        self._sealed.append(sealed)
+        self._hidden.add(sealed)  # first: it may come into a block without our hearing of it
+        try:
+            block = await self._write("commit_weights", {"hash": digest})
+        except ChainRefused:
+            self._hidden.remove(sealed)
+            raise
+        self._hidden.committed(sealed, block)
         return block
 
     async def reveal_weights(self, sealed: SealedWeights) -> int:
         """Show weights that were committed to. Returns the block."""
         return await self._write("reveal_weights", sealed.reveal_arguments())
 
-    async def _reveal_due(self) -> None:
-        for sealed in list(self._sealed):
+    async def reveal_due(self) -> int | None:
+        """A commit can be revealed in one epoch only; what has missed it is given up."""
+        if not self._hidden:
+            return None
+        clock = decoded(parse_reveal_clock, await self._read("epoch"))
+        for sealed, block in self._hidden.items():
+            if block is not None and clock.epochs < clock.reveal_epoch(block):
+                continue
             try:
                 await self.reveal_weights(sealed)
             except ChainRefused as refusal:
                 if refusal.name == "RevealTooEarly":
-                    return
+                    continue
                 logger.warning("weights not revealed: %s", refusal)
-            self._sealed.remove(sealed)
+            self._hidden.remove(sealed)
+        return clock.next_epoch_block if self._hidden else None
 
     async def balance(self, hotkey: str) -> int:
         """Free balance in rao at the head; 0 for a hotkey nobody heard of."""

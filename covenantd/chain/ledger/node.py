@@ -15,7 +15,7 @@ from covenantd.chain.ledger.pool import Pending, Pool
 from covenantd.chain.ledger.signing import open_call
 from covenantd.chain.ledger.state import UNREAD_TABLES, Refusal, State, StateDigest, canonical_json
 from covenantd.chain.ledger.store import KEPT_BLOCKS, CallFate, LedgerStore
-from covenantd.chain.ledger.views import fate_view, metagraph_view, subnet_view
+from covenantd.chain.ledger.views import commitment_view, fate_view, metagraph_view, subnet_view
 from covenantd.chain.ledger.wire import Encoded
 from covenantd.errors import ConfigError
 
@@ -111,6 +111,11 @@ class LedgerNode:
 
     def next_nonce(self, hotkey: str) -> int:
         return max(self._state.account(hotkey).nonce, self._pool.highest_nonce(hotkey)) + 1
+
+    def commitment(self, hotkey: str) -> dict[str, Any] | None:
+        """`views.commitment_view` of a registered hotkey's commitment; None as long as the newest is not final."""
+        row = self._state.commitments.get(hotkey)
+        return None if row is None or row.block > self._head.number else commitment_view(row)
 
     def fate(self, hotkey: str, nonce: int) -> dict[str, Any]:
         """What became of a call: `views.fate_view` of it, or {"status": "pending", "digest"}, or {"status": "unknown",

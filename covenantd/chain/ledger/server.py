@@ -61,6 +61,7 @@ class LedgerServer:
             "subnet": (frozenset(), self._subnet),
             "balance": (frozenset({"hotkey"}), self._balance),
             "nonce": (frozenset({"hotkey"}), self._nonce),
+            "commitment": (frozenset({"hotkey"}), self._commitment),
             "fate": (frozenset({"hotkey", "nonce"}), self._fate),
             "submit": (frozenset({"hotkey", "call", "signature"}), self._submit),
             "advance": (frozenset({"blocks"}), self._advance_blocks),
@@ -132,14 +133,18 @@ class LedgerServer:
 
     async def _wait_block(self, params: Params) -> Any:
         """{"block": the head once it is past `after`, or null; "after_hash": hash of block `after`, null if it is not
-        ours (yet)}, so that a client notices a ledger that went back."""
+        ours (yet), or not kept (any more)}, so that a client notices a ledger that went back."""
         after = _integer(params, "after", -1, _BLOCK_LIMIT)
         block = await self._node.wait_head(after, _integer(params, "timeout_seconds", 0, MAX_WAIT_SECONDS))
-        known = 0 <= after <= self._node.head.number
-        return {
-            "block": block_view(block) if block else None,
-            "after_hash": self._node.block(after).hash if known else None,
-        }
+        return {"block": block_view(block) if block else None, "after_hash": self._hash(after)}
+
+    def _hash(self, number: int) -> str | None:
+        if not 0 <= number <= self._node.head.number:
+            return None
+        try:
+            return self._node.block(number).hash
+        except Refusal:
+            return None
 
     async def _metagraph(self, params: Params) -> Any:
         return self._node.metagraph(_integer(params, "block", 0, _BLOCK_LIMIT))
@@ -155,6 +160,9 @@ class LedgerServer:
 
     async def _nonce(self, params: Params) -> Any:
         return {"next": self._node.next_nonce(_text(params, "hotkey"))}
+
+    async def _commitment(self, params: Params) -> Any:
+        return self._node.commitment(_text(params, "hotkey"))
 
     async def _fate(self, params: Params) -> Any:
         return self._node.fate(_text(params, "hotkey"), _integer(params, "nonce", 0, _BLOCK_LIMIT))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from covenantd.chain.ledger.blocks import LedgerBlock
-from covenantd.chain.ledger.state import Account, NeuronRow, State
+from covenantd.chain.ledger.state import Account, CommitmentRow, NeuronRow, State
 from covenantd.chain.ledger.store import CallFate
 
 
@@ -22,6 +22,11 @@ def block_view(block: LedgerBlock) -> dict[str, Any]:
 def fate_view(fate: CallFate) -> dict[str, Any]:
     """Of a call in a block; `error` is null if it succeeded."""
     return {"status": "included", "block": fate.block, "digest": fate.digest, "error": fate.error}
+
+
+def commitment_view(row: CommitmentRow) -> dict[str, Any]:
+    """Fields in hex."""
+    return {"block": row.block, "fields": list(row.fields)}
 
 
 def subnet_view(state: State) -> dict[str, Any]:
@@ -45,9 +50,7 @@ def metagraph_view(state: State, number: int) -> dict[str, Any]:
         for uid, row, account in _registered(state)
     ]
     commitments = {
-        hotkey: {"block": row.block, "fields": list(row.fields)}
-        for hotkey, row in state.commitments.items()
-        if state.uid(hotkey) is not None
+        hotkey: commitment_view(row) for hotkey, row in state.commitments.items() if state.uid(hotkey) is not None
     }
     weights = {uid: [list(row.uids), list(row.values)] for uid, row in state.weights.items()}
     return {

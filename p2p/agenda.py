@@ -73,13 +73,11 @@ class Agenda:
             del flights[ask]
             self.window(holder).landed(ask.size_bytes, now, arrived=arrived)
 
-    def late(self, holder: Holder) -> bool:
-        """Others may now be asked for all that `holder` was; whether there was anything."""
+    def late(self, holder: Holder, asks: Iterable[Ask] | None = None) -> bool:
+        """Others may now be asked for what `holder` was (None: for all of it); whether that is news."""
         flights = self._flights.get(holder, {})
-        for ask in flights:
-            if ask.blob_id in self._wanted:
-                self._wanted[ask.blob_id].schedule.late(holder, ask.piece)
-        return bool(flights)
+        late = [ask for ask in (flights if asks is None else asks) if ask in flights and ask.blob_id in self._wanted]
+        return any([self._wanted[ask.blob_id].schedule.late(holder, ask.piece) for ask in late])
 
     def gone(self, holder: Holder) -> None:
         self._flights.pop(holder, None)

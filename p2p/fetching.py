@@ -19,6 +19,7 @@ from p2p.download import Download, Source
 from p2p.errors import BlobCorrupt, BlobError, Busy, ProtocolViolation, TransportError, TransportTimeout
 from p2p.exchange_settings import ExchangeSettings, Offload
 from p2p.filling import Filling, Work
+from p2p.limits import forget_oldest
 from p2p.manifest import Manifest
 from p2p.pace import Cap
 from p2p.protocols import PeerId, Transport
@@ -28,6 +29,7 @@ from p2p.window import WindowSettings
 from p2p.wire import Fields
 
 _log = logging.getLogger(__name__)
+_LATE_FACTOR = 3.0  # a piece may take so many times longer than it should
 
 
 @dataclass
@@ -65,7 +67,6 @@ class Fetching:
         self._sessions: dict[PeerId, Session] = {}
         self._pauses: dict[PeerId, Pause] = {}
         self._news = trio.Event()
-        self._nursery: trio.Nursery | None = None
 
     def begin(self, blob_id: str, max_bytes: int, seed: Path | None, priority: int, source: Source) -> Download:
         """Nobody else works on that blob. `end` it."""
@@ -98,7 +99,6 @@ class Fetching:
     async def run(self) -> None:
         """Keep sessions with those who may have what is wanted, for ever."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             while True:
                 self._news = trio.Event()
                 self._engage(nursery)
@@ -132,25 +132,30 @@ class Fetching:
 
     def _ready(self, holders: set[PeerId]) -> list[PeerId]:
         now, reputation = trio.current_time(), self._reputation
-        ready = [p for p in holders if now >= self._pauses.setdefault(p, Pause()).until]
+        ready = [p for p in holders if p not in self._pauses or now >= self._pauses[p].until]
         ready = [p for p in ready if not reputation.is_banned(p)]
         random.shuffle(ready)
-        ready.sort(key=lambda p: (self._pauses[p].failures, reputation.penalty(p)))
+        ready.sort(key=lambda p: (self._pauses.get(p, Pause()).failures, reputation.penalty(p)))
         return ready
 
     def _dismiss(self, useful: dict[PeerId, set[str]], crowded: bool) -> None:
         """Who has nothing for us makes room for others, or just goes."""
-        long_ago = trio.current_time() - self._settings.linger_seconds
+        now, settings = trio.current_time(), self._settings
         for holder, session in self._sessions.items():
+            waits, idle_seconds = session.waits_since() is not None, now - session.useful_at
             dispensable = crowded or session.refused or holder not in useful
-            if dispensable and session.useful_at <= long_ago and session.waits_since() is None:
+            if dispensable and not waits and idle_seconds >= settings.linger_seconds:
                 session.scope.cancel()
+            elif crowded and waits and idle_seconds >= 2 * settings.stall_seconds:
+                session.give_up()  # signs of life alone do not keep others out
 
     def _call_late(self) -> None:
-        now = trio.current_time()
+        now, late_seconds = trio.current_time(), self._settings.late_seconds
         for holder, session in self._sessions.items():
-            since = session.waits_since()
-            if since is not None and now - since >= self._settings.late_seconds and self._agenda.late(holder):
+            since, window = session.waits_since(), self._agenda.window(holder)
+            patience = lambda size_bytes, w=window: max(late_seconds, _LATE_FACTOR * w.seconds_for(size_bytes))  # noqa: E731
+            silent = since is not None and now - since >= late_seconds
+            if self._agenda.late(holder, None if silent else session.overdue(patience)):
                 self._reputation.slow(holder, 0.1)
                 self.wake_all()
 
@@ -163,7 +168,10 @@ class Fetching:
         try:
             with session.scope:
                 await session.run()
-            limit_seconds = self._settings.retry_limit_seconds
+            if session.barren:
+                self._reputation.slow(holder)
+            else:
+                limit_seconds = self._settings.retry_limit_seconds
         except* ProtocolViolation as group:
             self._lied(holder, str(leaves(group)[0]))
         except* TransportError as group:
@@ -190,8 +198,10 @@ class Fetching:
         self.on_violation(holder, reason)
 
     def _pause(self, session: Session, limit_seconds: float) -> None:
-        pause = self._pauses[session.holder]
-        pause.failures = 0 if session.fruitful else pause.failures + 1
+        pause = self._pauses.pop(session.holder, Pause())
+        self._pauses[session.holder] = pause
+        forget_oldest(self._pauses)
+        pause.failures = 0 if session.fruitful and not session.barren else pause.failures + 1
         seconds = min(self._settings.retry_seconds * 2.0 ** min(pause.failures, 16), limit_seconds)
         pause.until = trio.current_time() + seconds * random.uniform(0.75, 1.25)
 
@@ -204,27 +214,17 @@ class Fetching:
                 download.manifest_asked = (holder, now)
                 return ManifestAsk(blob_id)
         ask = self._agenda.next_for(holder, now)
-        if ask is not None and ask.instead_of in self._sessions and self._nursery is not None:
-            other = self._sessions[ask.instead_of]
-            other.cancelled.add((ask.blob_id, ask.piece))
-            self._nursery.start_soon(self._cancel, other, ask)
+        if ask is not None and ask.instead_of in self._sessions:
+            self._sessions[ask.instead_of].cancel(ask.blob_id, ask.piece)
         return ask
 
     def _may_ask_manifest(self, download: Download, now: float) -> bool:
         asked = download.manifest_asked
         return asked is None or asked[0] not in self._sessions or now - asked[1] > self._settings.late_seconds
 
-    @staticmethod
-    async def _cancel(session: Session, ask: Ask) -> None:
-        try:
-            with trio.move_on_after(1.0):
-                await session.cancel(ask.blob_id, ask.piece)
-        except TransportError:
-            pass  # its session will notice by itself
-
     def take_news(self, holder: PeerId, blob_id: str, bitmap: bytes | None) -> None:
         session = self._sessions[holder]
-        session.remember(blob_id, bitmap)
+        has_room = session.remember(blob_id, bitmap)
         download = self.downloads.get(blob_id)
         if download is None:
             return
@@ -233,7 +233,8 @@ class Fetching:
             if download.filling.work is not None:
                 download.filling.work.schedule.withdraw(holder)
         elif download.filling.work is None:
-            download.offers[holder] = bitmap
+            if has_room:
+                download.offers[holder] = bitmap
         else:
             self._offer(download, holder, bitmap)
         session.wake()

@@ -15,6 +15,7 @@ MIN_PIECE_BYTES = 4 << 10
 MAX_PIECE_BYTES = 16 << 20
 MAX_MANIFEST_BYTES = 16 << 20  # 512k pieces: a 72B state in fp32 fits with pieces of 1 MiB
 HASH_BYTES = 32
+MAX_BITMAP_BYTES = MAX_MANIFEST_BYTES // HASH_BYTES // 8
 _DOMAIN = b"covenantd blob 1\0"
 _HEADER = struct.Struct("<QI")
 _BLOB_ID = re.compile(r"[0-9a-f]{64}")

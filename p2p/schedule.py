@@ -111,11 +111,13 @@ class Schedule:
         """The request came to nothing, and nobody is to blame: `holder` may be asked again."""
         self._land(holder, piece)
 
-    def late(self, holder: Holder, piece: int) -> None:
-        """The request is still in flight, but others may now be asked as well."""
-        if self._flights.get(holder, {}).get(piece) is False:
-            self._flights[holder][piece] = True
-            self._asked[piece] = False
+    def late(self, holder: Holder, piece: int) -> bool:
+        """The request is still in flight, but others may now be asked as well; whether that is news."""
+        if self._flights.get(holder, {}).get(piece) is not False:
+            return False
+        self._flights[holder][piece] = True
+        self._asked[piece] = False
+        return True
 
     def gone(self, holder: Holder) -> None:
         """`holder` stalled, lied or left: what it was asked for is free for others."""

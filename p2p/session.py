@@ -4,7 +4,7 @@ See `p2p.serving` for the protocol. What to ask is for `Fetching` to say; here i
 """
 
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +13,7 @@ import trio
 from p2p.agenda import Ask
 from p2p.errors import Busy, ProtocolViolation, TransportTimeout
 from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
+from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED
 from p2p.protocols import PeerId, Stream, Transport
 from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, send_frame
@@ -21,6 +22,8 @@ _CLOSE_SECONDS = 1.0
 _TRICKLE_BYTES = 8 << 10
 _GATHER_SECONDS = 0.02
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
+_PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
+_REMEMBERED_BYTES = 1 << 20  # of bitmaps a holder told us; what is more is as if not told
 
 
 class Desk(Protocol):
@@ -53,12 +56,14 @@ class Lane:
     stream: Stream
     priority: int
     asked: deque[Ask | ManifestAsk | Hello] = field(default_factory=deque)  # in the order of the answers
+    asked_at: deque[float] = field(default_factory=deque)
     asked_bytes: int = 0
     filled: trio.Event = field(default_factory=trio.Event)
     sending: trio.Lock = field(default_factory=trio.Lock)
 
     async def ask(self, what: Ask | ManifestAsk | Hello) -> None:
         self.asked.append(what)
+        self.asked_at.append(trio.current_time())
         self.asked_bytes += what.size_bytes if isinstance(what, Ask) else 0
         self.filled.set()
         await self.say(_message(what))
@@ -69,6 +74,7 @@ class Lane:
 
     def landed(self) -> None:
         what = self.asked.popleft()
+        self.asked_at.popleft()
         self.asked_bytes -= what.size_bytes if isinstance(what, Ask) else 0
 
 
@@ -85,6 +91,7 @@ class Session:
         self.holder = holder
         self.scope = trio.CancelScope()
         self.fruitful = False
+        self.barren = False  # given up because nothing came of it
         self.refused = False  # it did not give something that it says it has
         self.cancelled: set[tuple[str, int]] = set()  # (blob id, piece) that it need not give
         self.useful_at = self.heard_at = trio.current_time()
@@ -94,6 +101,8 @@ class Session:
         self._transport = transport
         self._settings = settings
         self._lanes: list[Lane] = []
+        self._progress_bytes = 0
+        self._nursery: trio.Nursery | None = None
         self._asked_to_watch: frozenset[str] = frozenset()  # the holder knows what it told us of these
         self._watching_changed = trio.Event()
         self._woken = trio.Event()
@@ -104,10 +113,15 @@ class Session:
             self.watched = blob_ids
             self._watching_changed.set()
 
-    def remember(self, blob_id: str, bitmap: bytes | None) -> None:
+    def remember(self, blob_id: str, bitmap: bytes | None) -> bool:
+        """Whether there is room for it: what is said of blobs of which we know nothing is not kept without end."""
         self.have.pop(blob_id, None)
-        if bitmap is not None and blob_id in self._asked_to_watch:
-            self.have[blob_id] = bitmap
+        if bitmap is None or blob_id not in self._asked_to_watch:
+            return True
+        if sum(map(len, self.have.values())) + len(bitmap) > _REMEMBERED_BYTES:
+            return False
+        self.have[blob_id] = bitmap
+        return True
 
     def wake(self) -> None:
         """There may be something to ask."""
@@ -118,15 +132,44 @@ class Session:
         due = any(not isinstance(one, Hello) for lane in self._lanes for one in lane.asked)
         return self.useful_at if due else None
 
-    async def cancel(self, blob_id: str, piece: int) -> None:
+    def overdue(self, patience_seconds: Callable[[int], float]) -> list[Ask]:
+        """What was asked on lanes whose oldest question waits for too long, whatever comes on the others; how long it
+        may, given the bytes that it and the other lanes wait for."""
+        now, total_bytes = trio.current_time(), sum(lane.asked_bytes for lane in self._lanes)
+        overdue: list[Ask] = []
+        for lane in self._lanes:
+            asks = [one for one in lane.asked if isinstance(one, Ask)]
+            ahead_bytes = total_bytes - sum(one.size_bytes for one in asks[1:])
+            if asks and now - lane.asked_at[0] > patience_seconds(ahead_bytes):
+                overdue += asks
+        return overdue
+
+    def progressed(self, size_bytes: int) -> None:
+        self._progress_bytes += size_bytes
+        if self._progress_bytes >= _PROGRESS_BYTES:
+            self._useful()
+
+    def _useful(self) -> None:
+        self._progress_bytes = 0
+        self.useful_at = trio.current_time()
+
+    def give_up(self) -> None:
+        self.barren = True
+        self.scope.cancel()
+
+    def cancel(self, blob_id: str, piece: int) -> None:
         """The holder need not send it any more. Too late is no harm."""
+        self.cancelled.add((blob_id, piece))
         for lane in self._lanes:
             if any(isinstance(one, Ask) and (one.blob_id, one.piece) == (blob_id, piece) for one in lane.asked):
-                await lane.say({"cancel": piece, "of": blob_id})
+                assert self._nursery is not None
+                # not cut short, or the next question would begin in the middle of this frame
+                self._nursery.start_soon(lane.say, {"cancel": piece, "of": blob_id})
 
     async def run(self) -> None:
         """Raises an exception group of ProtocolViolation (it lies) and TransportError."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._follow_news)
             nursery.start_soon(self._watch_over)
             while True:
@@ -174,7 +217,7 @@ class Session:
 
     def _take_news(self, item: object) -> None:
         match item:
-            case [str(blob_id), bytes() | None as bitmap]:
+            case [str(blob_id), bytes() | None as bitmap] if len(bitmap or b"") <= MAX_BITMAP_BYTES:
                 self._desk.take_news(self.holder, blob_id, bitmap)
             case _:
                 raise ProtocolViolation("news that are none")
@@ -196,21 +239,21 @@ class Session:
             await trio.sleep(self._settings.stall_seconds - silent_seconds + 1e-3)
 
     async def _receive(self, lane: Lane) -> None:
-        heard = _Heard(lane.stream, self)
+        heard = _Heard(lane.stream, self, self.progressed)
         try:
             while await self._asked(lane):
                 match lane.asked[0]:
                     case Ask() as ask:
                         data = await receive_buffer(heard, ask.size_bytes)
                         lane.landed()
-                        if data:
-                            self.fruitful = True
-                        self.useful_at = trio.current_time()
+                        self.fruitful = self.fruitful or bool(data)
+                        if data or (ask.blob_id, ask.piece) in self.cancelled:
+                            self._useful()
                         await self._desk.take_piece(self.holder, ask, data)
                     case ManifestAsk(blob_id):
                         answer = Fields(await receive_frame(heard, MAX_MANIFEST_FRAME_BYTES))
                         lane.landed()
-                        self.useful_at = trio.current_time()
+                        self._useful()
                         await self._desk.take_manifest(self.holder, blob_id, answer)
                     case Hello():
                         if Fields(await receive_frame(heard)).has("busy"):
@@ -235,8 +278,11 @@ class _Heard:
     """A stream whose every byte is a sign of life. What trickles in is left to gather: reading each packet by itself
     costs more than all the rest."""
 
-    def __init__(self, stream: Stream, session: Session) -> None:
+    def __init__(
+        self, stream: Stream, session: Session, progressed: Callable[[int], None] = lambda size_bytes: None
+    ) -> None:
         self._stream = stream
+        self._progressed = progressed
         self._session = session
         self._trickles = False
 
@@ -249,6 +295,7 @@ class _Heard:
         data = await self._stream.receive_some(max_bytes)
         self._trickles = len(data) < min(max_bytes, _TRICKLE_BYTES)
         self._session.heard_at = trio.current_time()
+        self._progressed(len(data))
         return data
 
 

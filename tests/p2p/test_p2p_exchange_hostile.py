@@ -2,14 +2,18 @@
 
 import gc
 import tracemalloc
+from itertools import count
 
 import pytest
 import trio
 from test_p2p_exchange import PIECE, Swarm, content, conversation
 
 from p2p.errors import StreamClosed
+from p2p.exchange import PROTOCOL
+from p2p.manifest import full_bitmap
+from p2p.session import Hello
 from p2p.testing import Link
-from p2p.wire import receive_frame, send_frame
+from p2p.wire import receive_frame, send_bytes, send_frame
 
 IDS = [f"{number:064x}" for number in range(2048)]
 
@@ -84,3 +88,147 @@ async def test_strangers_who_read_slowly_do_not_keep_peers_we_know_waiting(swarm
         with trio.fail_after(10):
             assert await b.fetch(blob_id, "A") == content(200)
         strangers.cancel_scope.cancel()
+
+
+def holder_that(swarm: Swarm, name: str, manifest, have: bytes, give):
+    """A holder that tells of `have` and lets `give(stream, piece, number of its stream)` answer for pieces."""
+    streams = count()
+
+    async def signs_of_life(stream):
+        while True:
+            await trio.sleep(2)
+            await send_frame(stream, {"news": []})
+
+    async def handler(stream):
+        number = next(streams)
+        async with trio.open_nursery() as lives:
+            while True:
+                request = await receive_frame(stream)
+                if "watch" in request:
+                    await send_frame(stream, {"news": [[blob_id, have] for blob_id in request["watch"]]})
+                    lives.start_soon(signs_of_life, stream)
+                elif "want" in request:
+                    await send_frame(stream, {"manifest": manifest.as_message(), "have": have})
+                elif "piece" in request:
+                    await give(stream, request["piece"], number)
+                elif "hello" in request:
+                    await send_frame(stream, {"ok": True})
+
+    async def quiet(stream):
+        try:
+            await handler(stream)
+        except* StreamClosed:
+            pass
+
+    return swarm.network.transport(name, Link(0.001)).handle(PROTOCOL, quiet)
+
+
+async def test_a_piece_withheld_on_one_lane_is_asked_of_another_while_the_rest_comes(swarm, autojump_clock):
+    a, c = await swarm.peer("A"), await swarm.peer("C", first_window_bytes=100 * PIECE)
+    blob_id = a.give(content(300))
+    manifest = a.store.manifest(blob_id)
+    lanes, held_back = {}, []
+
+    async def give(stream, piece, number):
+        first = lanes.setdefault(number, not lanes)
+        if first:
+            held_back.append(piece)
+            await trio.sleep_forever()
+        await trio.sleep(0.3)
+        await send_bytes(stream, content(300)[piece * PIECE :][:PIECE])
+
+    async def give_all(stream, piece, number):
+        await send_bytes(stream, content(300)[piece * PIECE :][:PIECE])
+
+    await holder_that(swarm, "miser", manifest, full_bitmap(300), give)
+    came = {}
+    c.exchange.on_bytes = lambda way, peer, blob_id, size: came.setdefault(peer, trio.current_time())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(c.fetch, blob_id, "miser", "honest")
+        await trio.sleep(1)
+        have = bytearray(38)
+        have[held_back[0] // 8] = 1 << held_back[0] % 8
+        await holder_that(swarm, "honest", manifest, bytes(have), give_all)
+        await trio.sleep(20)
+        assert came["honest"] < 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_holders_that_only_give_signs_of_life_make_room_for_others(swarm, autojump_clock):
+    a, c = await swarm.peer("A"), await swarm.peer("C", max_holders=4)
+    blob_id = a.give(content(30))
+
+    async def give(stream, piece, number):
+        await trio.sleep_forever()
+
+    squatters = [f"squatter-{number}" for number in range(4)]
+    for name in squatters:
+        await holder_that(swarm, name, a.store.manifest(blob_id), full_bitmap(30), give)
+    async with trio.open_nursery() as nursery:
+        everybody = [*squatters]
+        nursery.start_soon(lambda: c.exchange.fetch(blob_id, lambda: everybody, max_bytes=1 << 30))
+        await trio.sleep(5)
+        everybody.append("A")
+    assert trio.current_time() < 40
+    assert c.exchange.reputation.penalty("squatter-0") > 0.5
+
+
+async def test_a_holder_cannot_make_us_remember_much_of_blobs_we_know_nothing_of(swarm, autojump_clock):
+    c = await swarm.peer("C")
+    told = []
+
+    async def handler(stream):
+        request = await receive_frame(stream)
+        if "watch" not in request:
+            await trio.sleep_forever()
+        for blob_id in request["watch"]:
+            await send_frame(stream, {"news": [[blob_id, bytes(60_000)]]})
+            told.append(blob_id)
+        await trio.sleep(1)
+        await send_frame(stream, {"news": [[request["watch"][0], bytes(70_000)]]})
+        await trio.sleep_forever()
+
+    await swarm.network.transport("teller").handle(PROTOCOL, handler)
+    async with trio.open_nursery() as nursery:
+        for blob_id in IDS[:100]:
+            nursery.start_soon(lambda b=blob_id: c.exchange.fetch(b, lambda: ["teller"], max_bytes=1 << 30))
+        await trio.sleep(1)
+        assert len(told) == 100
+        (session,) = c.exchange._fetching._sessions.values()
+        assert 0 < sum(map(len, session.have.values())) <= 1 << 20
+        assert sum(map(bool, (one.offers for one in c.exchange._fetching.downloads.values()))) < 20
+        assert not c.violations
+        await trio.sleep(2)
+        assert [peer for peer, _ in c.violations] == ["teller"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancel_that_takes_long_to_send_is_not_cut_short(swarm, autojump_clock):
+    """The next question would begin in the middle of its frame, and the holder ban us for it."""
+    a, c = await swarm.peer("A"), await swarm.peer("C")
+    blob_id, got = a.give(content(2)), []
+
+    async def give(stream, piece, number):
+        got.extend([await receive_frame(stream) for _ in range(3)])
+        await trio.sleep_forever()
+
+    await holder_that(swarm, "slow", a.store.manifest(blob_id), full_bitmap(2), give)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(c.fetch, blob_id, "slow")
+        await trio.sleep(1)
+        (session,) = c.exchange._fetching._sessions.values()
+        lane = session._lanes[-1]
+        send_all = lane.stream.send_all
+
+        async def send_slowly(data):
+            await send_all(data[:5])
+            await trio.sleep(3)
+            await send_all(data[5:])
+
+        lane.stream.send_all = send_slowly
+        session.cancel(blob_id, lane.asked[-1].piece)
+        await trio.sleep(1.5)
+        await lane.ask(Hello())
+        await trio.sleep(2)
+        nursery.cancel_scope.cancel()
+    assert [next(iter(one)) for one in got] == ["piece", "cancel", "hello"]

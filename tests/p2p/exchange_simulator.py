@@ -1,7 +1,8 @@
 """A discrete-event simulation of the exchange: no clock, no sockets, the very agenda and turns of `p2p`.
 
-Every peer asks its neighbours as `p2p.agenda` says, serves them in the order of `p2p.turns.choose`, one piece at a time
-at its uplink's rate, and tells them what is new every NEWS_SECONDS. Pieces queue at the receiver's downlink.
+Every peer asks its neighbours as `p2p.agenda` says and serves them in the order of `p2p.turns.choose`; what has its
+turn leaves in that order at the uplink's rate, a room's worth of it ahead. It tells what is new every NEWS_SECONDS.
+Pieces queue at the receiver's downlink. Streams take START_ROUND_TRIPS to open, every message HOP_SECONDS on each side.
 """
 
 import heapq
@@ -17,6 +18,9 @@ from p2p.window import WindowSettings
 
 NEWS_SECONDS = 0.25
 LANES = 2
+START_ROUND_TRIPS = 4  # a stream for news, the list to watch, the manifest, a lane
+HOP_SECONDS = 0.002  # from a p2pd to its daemon, or back
+MBIT = 125_000
 EFFICIENCY = 0.955  # what is left of an IP link after TCP, Noise and framing
 
 
@@ -48,23 +52,27 @@ class SimulatedPeer:
         self.schedules: dict[str, Schedule] = {}
         self.have: dict[str, bytearray] = {}
         self.neighbours: list[SimulatedPeer] = []
+        self.met: set[SimulatedPeer] = set()
         self.queues: dict[str, deque[Turn]] = {}
         self.cancelled: set[int] = set()
         self.asks: dict[int, Ask] = {}
-        self.sending = False
-        self.down_free_at = 0.0
+        self.under_way_bytes = 0  # have their turn, and have not left
+        self.up_free_at = self.down_free_at = 0.0
         self.missing = 0
         self.given: Counter[str] = Counter()
         self.times_sent: Counter[tuple[str, int]] = Counter()
         self.fresh: set[str] = set()
         self.will_tell = False
 
+    def delay(self, other: "SimulatedPeer") -> float:
+        return self.link.one_way_seconds + other.link.one_way_seconds + 2 * HOP_SECONDS
+
     # As a fetcher
 
     def ask(self, holder: "SimulatedPeer") -> None:
         world = self.world
         while (ask := self.agenda.next_for(holder.name, world.now)) is not None:
-            delay = self.link.one_way_seconds + holder.link.one_way_seconds
+            delay = self.delay(holder)
             turn = Turn(self.name, ask.blob_id, ask.piece, ask.size_bytes, 1)
             self.asks[id(turn)] = ask
             world.after(delay, lambda turn=turn: holder.requested(turn))
@@ -108,7 +116,10 @@ class SimulatedPeer:
         bitmaps = {blob_id: bits(self.have[blob_id]) for blob_id in self.fresh}
         self.fresh.clear()
         for neighbour in self.neighbours:
-            delay = self.link.one_way_seconds + neighbour.link.one_way_seconds
+            delay = self.delay(neighbour)
+            if neighbour not in self.met:
+                self.met.add(neighbour)
+                delay *= 2 * START_ROUND_TRIPS
             self.world.after(delay, lambda n=neighbour: n.hear(self, bitmaps))
 
     def hear(self, holder: "SimulatedPeer", bitmaps: dict[str, bytes]) -> None:
@@ -128,26 +139,29 @@ class SimulatedPeer:
                 self.cancelled.add(id(turn))
 
     def send(self) -> None:
-        if self.sending:
-            return
+        while self.under_way_bytes < self.room_bytes and (turn := self.next_turn()) is not None:
+            self.queues[turn.peer].remove(turn)
+            receiver = self.world.peers[turn.peer]
+            if id(turn) in self.cancelled:
+                self.cancelled.discard(id(turn))
+                self.world.after(self.delay(receiver), lambda r=receiver, t=turn: r.received(self, t, False))
+                continue
+            self.count(turn)
+            self.under_way_bytes += turn.size_bytes
+            self.up_free_at = max(self.up_free_at, self.world.now) + turn.size_bytes / (self.link.up * EFFICIENCY)
+            left = self.up_free_at - self.world.now
+            self.world.after(left, lambda t=turn: self.left(t))
+            self.world.after(left + self.delay(receiver), lambda r=receiver, t=turn: r.arriving(self, t))
+
+    def next_turn(self) -> Turn | None:
         heads = sorted((t for queue in self.queues.values() for t in list(queue)[:LANES]), key=lambda t: t.since)
-        if not heads:
-            return
-        world, patience = self.world, TurnSettings().patience_seconds
-        turn = choose(heads, self.sent_before, lambda p: self.given[p], world.now - patience, world.random)
-        self.queues[turn.peer].remove(turn)
-        receiver = world.peers[turn.peer]
-        delay = self.link.one_way_seconds + receiver.link.one_way_seconds
-        if id(turn) in self.cancelled:
-            self.cancelled.discard(id(turn))
-            world.after(delay, lambda: receiver.received(self, turn, False))
-            self.send()
-            return
-        self.count(turn)
-        self.sending = True
-        takes = turn.size_bytes / (self.link.up * EFFICIENCY)
-        world.after(takes, self.sent)
-        world.after(takes + delay, lambda: receiver.arriving(self, turn))
+        longest_since = self.world.now - TurnSettings().patience_seconds
+        worth = lambda peer: self.given[peer]  # noqa: E731
+        return choose(heads, self.sent_before, worth, longest_since, self.world.random) if heads else None
+
+    @property
+    def room_bytes(self) -> float:
+        return max(TurnSettings().least_bytes, self.link.up * EFFICIENCY * TurnSettings().ahead_seconds)
 
     def sent_before(self, turn: Turn) -> int:
         return self.times_sent[turn.blob_id, turn.piece]
@@ -160,8 +174,8 @@ class SimulatedPeer:
         self.times_sent[key] += 1
         outcome.sent += 1
 
-    def sent(self) -> None:
-        self.sending = False
+    def left(self, turn: Turn) -> None:
+        self.under_way_bytes -= turn.size_bytes
         self.send()
 
     def arriving(self, holder: "SimulatedPeer", turn: Turn) -> None:
@@ -235,6 +249,21 @@ class World:
         return self.outcome
 
 
+def predicted_seconds(
+    uplinks_mbit: Sequence[float],
+    downlinks_mbit: Sequence[float],
+    one_way_ms: float,
+    payload_bytes: int,
+    piece_bytes: int,
+    seed: int = 0,
+) -> float:
+    """How long it takes until all have all, when everybody has one payload. Rates are those of IP packets;
+    `one_way_ms` is of each access link, so that a round trip between two peers takes four of them."""
+    rates = zip(uplinks_mbit, downlinks_mbit, strict=True)
+    links = [SimulatedLink(up * MBIT, down * MBIT, one_way_ms / 1e3) for up, down in rates]
+    return World(links, payload_bytes, piece_bytes, seed=seed).run().seconds
+
+
 def bits(have: bytearray) -> bytes:
     return int("".join(map(str, reversed(have))), 2).to_bytes(-(-len(have) // 8), "little")
 
@@ -251,7 +280,6 @@ def bound_seconds(links: Sequence[SimulatedLink], payload_bytes: int, origins: i
 
 
 if __name__ == "__main__":
-    MBIT = 125_000
     for count in (4, 8, 12, 16):
         for fast in (0, max(count // 4, 1)):
             links = [SimulatedLink(20 * MBIT * (5 if i < fast else 1), 100 * MBIT) for i in range(count)]

@@ -1,9 +1,8 @@
 """The very agenda and turns of the exchange in a discrete-event simulation, near the physical bound."""
 
 import pytest
-from exchange_simulator import SimulatedLink, World, bound_seconds
+from exchange_simulator import MBIT, SimulatedLink, World, bound_seconds, predicted_seconds
 
-MBIT = 125_000
 PIECE = 128 << 10
 
 
@@ -33,3 +32,12 @@ def test_many_peers_with_drawn_links_all_get_all(count: int) -> None:
     done = World(peers, 8 * PIECE, PIECE, origins=8, neighbours=16).run()
     assert len(done.finished) == count
     assert done.wasted < 0.05 * done.sent
+
+
+def test_a_prediction_is_for_links_and_repeats_itself() -> None:
+    arguments = ([20.0] * 4, [100.0] * 4, 12.5, 4 << 20, PIECE)
+    seconds = predicted_seconds(*arguments)
+    bound = bound_seconds(links(4), 4 << 20)
+    assert bound < seconds < 1.5 * bound
+    assert predicted_seconds(*arguments) == seconds
+    assert predicted_seconds([20.0] * 4, [100.0] * 4, 200.0, 4 << 20, PIECE) > seconds + 1

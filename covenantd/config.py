@@ -122,6 +122,10 @@ class NetworkConfig:
         check=_bootstrap,
     )
     relay_service: bool = setting(False, "let peers that nobody can connect to be reached through us")
+    hole_punching: bool = setting(
+        True, "let relayed connections become direct ones where the NATs at both ends allow it"
+    )
+    nat_port_map: bool = setting(False, "ask the router to forward our port, by UPnP or NAT-PMP")
 
 
 @dataclass(frozen=True)

@@ -296,6 +296,8 @@ def _p2pd_settings(config: Config) -> P2pdSettings:
         announce=config.network.announce,
         relays=config.network.relays,
         relay_service=config.network.relay_service,
+        hole_punching=config.network.hole_punching,
+        nat_port_map=config.network.nat_port_map,
         runtime_directory=config.node.runtime_directory,
     )
 

@@ -122,12 +122,12 @@ def decode(raw: bytes) -> str:
     """Text of a binary multiaddr. Raises AddressError, also for protocols we do not know."""
     text, offset = "", 0
     while offset < len(raw):
-        code, offset = _varint_at(raw, offset)
+        code, offset = varint_at(raw, offset)
         name = _BY_CODE.get(code)
         if name is None:
             raise AddressError(f"unknown protocol code {code:#x}")
         part = _PARTS[name]
-        size, offset = _varint_at(raw, offset) if part.size < 0 else (part.size, offset)
+        size, offset = varint_at(raw, offset) if part.size < 0 else (part.size, offset)
         if size > len(raw) - offset:
             raise AddressError("binary multiaddr cut short")
         text += f"/{name}"
@@ -163,9 +163,9 @@ def encode_varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _varint_at(raw: bytes, offset: int) -> tuple[int, int]:
+def varint_at(raw: bytes, offset: int) -> tuple[int, int]:
     number = 0
-    for index in range(min(5, len(raw) - offset)):
+    for index in range(min(10, len(raw) - offset)):
         byte = raw[offset + index]
         number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:

@@ -18,10 +18,18 @@ import trio
 
 from p2p import _multiaddr
 from p2p._background import leaves
+from p2p._circuit import circuit_address, keep_place, reserve
 from p2p._multiaddr import AddressError
 from p2p._p2pd_control import P2pdControl, receive_message
 from p2p._p2pd_process import P2pdProcess, check_port_free
-from p2p._p2pd_settings import P2pdSettings, p2pd_arguments, remove_stale_sockets, sockets_parent
+from p2p._p2pd_settings import (
+    RELAY_CIRCUIT_BYTES,
+    P2pdSettings,
+    p2pd_arguments,
+    remove_stale_sockets,
+    sockets_parent,
+)
+from p2p._reach import farthest_first
 from p2p.errors import (
     P2pError,
     PeerUnreachable,
@@ -30,14 +38,16 @@ from p2p.errors import (
     TransportDied,
     TransportError,
 )
-from p2p.identity import peer_id_of
+from p2p.identity import create_identity, peer_id_of
 from p2p.limits import SlotLimiter, everyone
+from p2p.meetings import dial_any
 from p2p.protocols import PeerId, StreamHandler
 
 __all__ = ["P2pdSettings", "P2pdStream", "P2pdTransport", "open_p2pd"]
 _log = logging.getLogger(__name__)
 _MAX_STREAM_INFO_BYTES = 4096
 _ADDRESSES_SECONDS = 60.0
+_RELAY_STARTS = 5
 
 
 class P2pdStream:
@@ -102,10 +112,12 @@ class P2pdTransport:
         return f"/unix{self._directory}/control"
 
     async def refresh_addresses(self) -> tuple[str, ...]:
-        """Ask p2pd again: addresses seen from outside and through relays come later than the start."""
+        """Ask p2pd again: addresses seen from outside come later than the start. Ours through relays are there from
+        the start: p2pd lists them late, and those through relays on private networks never."""
         reply = await self._control.request(type=self._messages.Request.IDENTIFY)
         self._peer_id = _multiaddr.peer_id_from_bytes(reply.identify.id)
-        self._addresses = tuple(_readable(reply.identify.addrs, self._peer_id))
+        relayed = [circuit_address(relay, self._peer_id) for relay in self._settings.relays]
+        self._addresses = farthest_first([*_readable(reply.identify.addrs, self._peer_id), *relayed])
         return self._addresses
 
     async def dial(self, address: str) -> PeerId:
@@ -197,6 +209,8 @@ class P2pdTransport:
         await self._hold_open()
         await self.refresh_addresses()
         self._nursery.start_soon(self._keep_addresses)
+        for relay in self._settings.relays:
+            self._nursery.start_soon(keep_place, self, relay)
 
     async def _keep_addresses(self) -> None:
         while True:
@@ -241,6 +255,36 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
     peer_id_of(settings.identity)  # a broken or exposed key is refused before p2pd sees it
     if settings.listen_port:
         check_port_free(settings.listen_host, settings.listen_port)
+    for left in reversed(range(_RELAY_STARTS if settings.relay_service else 1)):
+        async with _running(settings) as transport:
+            if left and not await _relays_in_earnest(transport, settings):
+                continue
+            yield transport
+            return
+
+
+async def _relays_in_earnest(transport: P2pdTransport, settings: P2pdSettings) -> bool:
+    """Whether circuits through it have our limits, as another p2pd sees it.
+
+    p2pd starts two relay services at once, and the one that comes second counts: that is now and then the one with
+    libp2p's own limits, 128 KiB and two minutes a circuit.
+    """
+    own = f"/tcp/{settings.listen_port or ''}"
+    near = tuple(address for address in transport.addresses if own in address)
+    with tempfile.TemporaryDirectory() as directory:
+        create_identity(Path(directory) / "key")
+        probe_settings = P2pdSettings(Path(directory) / "key", listen_host="127.0.0.1", hole_punching=False)
+        async with _running(probe_settings) as probe:
+            try:
+                await dial_any(probe.dial, near, settings.request_seconds)
+                return (await reserve(probe, transport.peer_id)).circuit_bytes == RELAY_CIRCUIT_BYTES
+            except (TransportError, ProtocolViolation) as error:
+                _log.warning("could not try our own relay service: %s", error)
+                return True
+
+
+@asynccontextmanager
+async def _running(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
     parent = sockets_parent(settings.runtime_directory)
     remove_stale_sockets(parent)
     with tempfile.TemporaryDirectory(prefix="p2pd-", dir=parent) as name:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108
+RELAY_CIRCUIT_BYTES = 1 << 40  # each way, before the relay ends a circuit
+RELAY_CIRCUIT_SECONDS = 24 * 3600
+RELAY_CIRCUITS_EACH = 128
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,9 @@ class P2pdSettings:
     """`identity`: the Ed25519 key file (`p2p.identity`). `listen_port` 0: any free port.
 
     `announce`: multiaddrs others should dial instead of the ones we listen on. `relays`: multiaddrs of relays
-    to be reached through when we are behind a NAT. `runtime_directory`: where the sockets' directory is made;
-    None, or a path too long for a socket: the system's temporary directory.
+    to be reached through when we are behind a NAT; who has any counts as unreachable otherwise. `hole_punching`:
+    a relayed connection is replaced by a direct one where both NATs let it. `runtime_directory`: where the
+    sockets' directory is made; None, or a path too long for a socket: the system's temporary directory.
     """
 
     identity: Path
@@ -26,6 +30,7 @@ class P2pdSettings:
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
     relay_service: bool = False
+    hole_punching: bool = True
     nat_port_map: bool = False
     runtime_directory: Path | None = None
     max_inbound_streams: int = 512
@@ -47,11 +52,21 @@ def p2pd_arguments(settings: P2pdSettings, directory: Path) -> list[str]:
         # libp2p's DHT finds the addresses of peers that hivemind's DHT names by id alone. No -b: with it,
         # p2pd exits when no bootstrap answers.
         "dhtServer": 1,
+        # Who has relays counts as unreachable, or its autorelay waits for strangers to say so; and only without
+        # discovery does it ask the relays it is told. A relay counts as reachable, or p2pd never starts the relay
+        # service that has the limits below.
         "relay": int(bool(settings.relays) or settings.relay_service),
         "autoRelay": int(bool(settings.relays)),
+        "relayDiscovery": 0,
+        "forceReachabilityPrivate": int(bool(settings.relays)),
+        "forceReachabilityPublic": int(settings.relay_service and not settings.relays),
         "relayService": int(settings.relay_service),
+        "relayDataLimit": RELAY_CIRCUIT_BYTES,
+        "relayTimeLimit": f"{RELAY_CIRCUIT_SECONDS}s",
+        "relayMaxCircuits": RELAY_CIRCUITS_EACH,
+        "relayBufferSize": 256 << 10,
         "natPortMap": int(settings.nat_port_map),
-        "autonat": int(bool(settings.relays)),
+        "autonat": int(settings.hole_punching),  # p2pd's switch for hole punching, on both sides of it
         "connManager": 1,
         "idleTimeout": "30s",
     }

@@ -115,7 +115,7 @@ class Ballot:
 
     async def _consider(self, peer: PeerId, message: object) -> object:
         """Another certifier proposes. Raises Refused with the reason not to vote for it."""
-        structlog.contextvars.bind_contextvars(peer=peer)
+        structlog.contextvars.bind_contextvars(peer=peer, round=self._node.journal.memory.round)
         fields = Fields(message)
         round, digest = fields.number("round", 0, 1 << 31), fields.text("digest", 64)
         if not is_hash(digest):

@@ -229,15 +229,14 @@ def _init(args: Arguments) -> int:
 
 
 def _help_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("topic", nargs="?", metavar="TOPIC")
+    from covenantd.helptopics import TOPICS
+
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", choices=tuple(TOPICS), help="without: what there is")
 
 
 def _help(args: Arguments) -> int:
     from covenantd.helptopics import TOPICS, overview
 
-    if args.topic is not None and args.topic not in TOPICS:
-        print(f"covenantd: no help on {args.topic!r}\n{overview()}", file=sys.stderr, end="")
-        return EXIT_DAEMON_USAGE
     print(overview() if args.topic is None else TOPICS[args.topic][1](), end="")
     return EXIT_OK
 

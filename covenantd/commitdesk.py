@@ -63,7 +63,7 @@ class CommitDesk:
 
     async def _receive(self, peer: PeerId, message: object) -> object:
         node = self._node
-        structlog.contextvars.bind_contextvars(peer=peer)
+        structlog.contextvars.bind_contextvars(peer=peer, round=node.journal.memory.round)
         try:
             signed = Fields(message).raw("commit", max_bytes=commits.MAX_RECORD_BYTES)
             record = records.open_record(signed, verify, run_id=node.spec.run_id, kind=commits.COMMIT, peer_id=peer)
@@ -73,7 +73,7 @@ class CommitDesk:
             self._show(book)
         except (CommitRefused, RecordRejected) as error:
             node.metrics.count_contribution(error.reason)
-            log.info("commit refused", peer=peer, reason=error.reason, detail=str(error), peer_caused=True)
+            log.info("commit refused", reason=error.reason, detail=str(error), peer_caused=True)
             if isinstance(error, RecordRejected):
                 raise  # no honest peer sends a forged or malformed record: the swarm bans for it
             return {"refused": error.reason}

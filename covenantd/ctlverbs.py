@@ -98,17 +98,18 @@ def _one_peer(data: dict[str, Any], wanted: str) -> dict[str, Any]:
 
 
 def _rounds_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="show R", help="one round in detail")
+    parser.add_argument("what", nargs="?", choices=("show",), help="one round in detail; without: the last ones")
+    parser.add_argument("round", nargs="?", metavar="R", help="with show: its number")
 
 
 def _rounds(client: BlockingClient, args: Arguments) -> int:
     from covenantd.ctloutput import round_text, rounds_text
 
-    if not args.words:
+    if args.what is None:
         return show(args, client.call("rounds"), rounds_text)
-    if len(args.words) != 2 or args.words[0] != "show" or not args.words[1].isdecimal():
-        raise ControlError("usage", f"rounds {' '.join(args.words)}: only `rounds` and `rounds show NUMBER` are known")
-    data = client.call("rounds", {"round": int(args.words[1])})
+    if args.round is None or not (args.round.isascii() and args.round.isdecimal() and len(args.round) < 16):
+        raise ControlError("usage", "rounds show wants the number R of a round, as `rounds` lists them")
+    data = client.call("rounds", {"round": int(args.round)})
     return show(args, data, lambda found: round_text(found, client.call("status")["hotkey"]))
 
 

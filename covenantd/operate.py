@@ -20,6 +20,7 @@ from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.nodeverbs import node_verbs
 from covenantd.page import page_routes
+from covenantd.readiness import watch_node, watch_peers
 from covenantd.sdnotify import Notifier
 from covenantd.signals import drain_on_sigterm, reload_on_sighup, reloading
 from covenantd.status import MAX_SHOWN, PeerStatus, Transfer
@@ -58,9 +59,9 @@ async def operate(
         verbs["flip"] = Verb(lambda args: _flip(node), writes=True)
     heartbeat = Heartbeat(_LOOP_LIMIT_SECONDS, trio.current_time)
     operations.health.add("event-loop", heartbeat.probe, live=True)
-    operations.health.add("peers", lambda: None if operations.swarm.peers() else "no peer connected")
+    watch_peers(operations.health, operations.swarm)
     if node is not None:
-        operations.health.add("engine", lambda: None if node.engine.state == "ready" else f"engine {node.engine.state}")
+        watch_node(operations.health, node)
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_control, operations.config.control_socket, verbs)
         await nursery.start(_serve_http, operations)

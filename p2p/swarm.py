@@ -290,7 +290,7 @@ class Swarm:
         published = open_published(data, self._verify, run_id=run_id, kind=PEER_KIND, peer_id=peer_id)
         published.check_time(self._wall())
         if self._book.bind(self._claim(published), trio.current_time(), self.admit):
-            _log.info("met %s at %s", published.record.hotkey, peer_id)
+            _log.info("met %s at %s", published.record.hotkey, peer_id, extra={"peer": peer_id})
             self._connected.add(peer_id)
             self._somebody_new.set()
             self._somebody_new = trio.Event()
@@ -337,7 +337,7 @@ class Swarm:
         self.on_rejected(reason)
         if reason in _INNOCENT:
             return
-        _log.warning("banned %s: %s", peer_id, error, extra={"peer_caused": True})
+        _log.warning("banned %s: %s", peer_id, error, extra={"peer": peer_id, "peer_caused": True})
         self.reputation.ban(peer_id, str(error)[:200])
 
     async def _quietly(self, doing: str, action: Callable[[], Awaitable[None]]) -> bool:

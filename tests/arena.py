@@ -4,6 +4,7 @@ Every wait is for something a daemon or the chain shows, and has a deadline; blo
 waiting allows, so a slow machine makes a test slow, never wrong.
 """
 
+import json
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -124,6 +125,11 @@ class Arena:
     def log(self, name: str) -> str:
         log = self.peers[name].log
         return log.read_text(errors="replace") if log.exists() else ""
+
+    def logged(self, name: str, event: str) -> list[dict[str, Any]]:
+        """Its log lines of that event, as they are read."""
+        lines = [line for line in self.log(name).splitlines() if line.startswith("{")]
+        return [found for line in lines if (found := json.loads(line))["event"] == event]
 
     # Waiting
 

@@ -4,12 +4,13 @@
 #   systemd    `systemd-analyze`: is the unit file good?
 #   tmux       `covenantctl top` on a real terminal
 #   chromium   the status page in a real browser
+#   zsh, fish  the completion scripts
 #   prometheus a real server scrapes us; promtool checks metrics and alert rules
 # COVENANTD_SKIP_APT=1 installs nothing.
 set -euo pipefail
 
 have_all() {
-  for program in ip systemd-analyze tmux chromium promtool; do
+  for program in ip systemd-analyze tmux chromium zsh fish promtool; do
     command -v "$program" >/dev/null || return 1
   done
 }
@@ -23,5 +24,5 @@ elif [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 else
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q
-  apt-get install -qy --no-install-recommends iproute2 systemd tmux chromium prometheus
+  apt-get install -qy --no-install-recommends iproute2 systemd tmux chromium zsh fish prometheus
 fi

@@ -54,7 +54,7 @@ def bash_offers(path: Path, *words: str) -> set[str]:
     """What bash would offer for the last of `words`."""
     line = " ".join(f"'{word}'" for word in words)
     program = (
-        f'source "{path}"; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _covenantctl; echo "${{COMPREPLY[@]}}"'
+        f'source "{path}"; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _{words[0]}; echo "${{COMPREPLY[@]}}"'
     )
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, cwd=path.parent)
     return set(done.stdout.split())
@@ -68,6 +68,38 @@ def test_bash_offers_what_fits(tmp_path: Path) -> None:
     assert bash_offers(path, "covenantctl", "--json", "log-level", "w") == {"warning"}
     assert bash_offers(path, "covenantctl", "wait", "--f") == {"--for"}
     assert bash_offers(path, "covenantctl", "bugreport", "--output", "scr") == {"script"}
+    assert bash_offers(path, "covenantctl", "rounds", "sh") == {"show"}
+    path.write_text(script("covenantd", PROGRAMS["covenantd"](), "bash"))
+    assert bash_offers(path, "covenantd", "help", "tr") == {"troubleshooting"}
+
+
+def zsh_offers(path: Path, line: str) -> set[str]:
+    """What our function hands to zsh's completion system after `line`, when that calls it by its name."""
+    program = f"""
+autoload -U compinit && compinit -u -d {path}.dump
+source {path}
+_describe() {{ print -rl -- "${{(@P)2}}" > {path}.offers }}
+_files() {{ print -rl -- FILES >> {path}.offers }}
+words=({line} '')
+CURRENT=${{#words}}
+"${{_comps[$words[1]]}}"
+"""
+    done = subprocess.run(["zsh", "-f", "-c", program], capture_output=True, text=True, check=False, cwd=path.parent)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return {row.partition(":")[0] for row in Path(f"{path}.offers").read_text().splitlines()}
+
+
+@needs("zsh")
+def test_zsh_offers_what_fits(tmp_path: Path) -> None:
+    path = tmp_path / "script"
+    path.write_text(script("covenantctl", ctl.parser(), "zsh"))
+    offered = zsh_offers(path, "covenantctl")
+    assert {"snapshot", "status", "--json"} <= offered and "debug" not in offered
+    assert {"debug", "warning"} <= zsh_offers(path, "covenantctl --json log-level")
+    assert "show" in zsh_offers(path, "covenantctl rounds")
+    assert "FILES" in zsh_offers(path, "covenantctl bugreport")
+    path.write_text(script("covenantd", PROGRAMS["covenantd"](), "zsh"))
+    assert "troubleshooting" in zsh_offers(path, "covenantd help")
 
 
 @needs("fish")

@@ -56,6 +56,7 @@ async def test_hostile_peers_are_counted_and_cost_only_themselves(new_arena: Ope
         }
         assert len(set((await arena.state_hashes(0, *HONEST, "validator-0")).values())) == 1
         await _counted(arena)
+        _logged(arena)
         for name in HONEST:
             assert "round work failed" not in arena.log(name), "an honest miner stumbled over a hostile one"
         await _rotten_disks(arena, rogues["scale"])
@@ -143,6 +144,16 @@ async def _counted(arena: Arena) -> None:
     assert seen.labels("contributions_total", "result") == set(CONTRIBUTION_RESULTS)
     assert seen.labels("limit_rejections_total", "scope") == set(REJECTION_SCOPES)
     assert seen.value("rounds_total", result="certified") == 1
+
+
+def _logged(arena: Arena) -> None:
+    """Who was refused, in which round, for what."""
+    refused = arena.logged("validator-0", "commit refused")
+    assert refused[0]["round"] == 0 and refused[0]["peer"].startswith(("12D3Koo", "Qm", "16Uiu2"))
+    assert refused[0]["reason"] in CONTRIBUTION_RESULTS and refused[0]["level"] == "info"
+    lines = [json.loads(line) for line in arena.log("validator-0").splitlines() if line.startswith("{")]
+    banned = [one for one in lines if one["event"].startswith("banned ")]
+    assert banned and all(one["peer"] in one["event"] and one["level"] == "warning" for one in banned)
 
 
 async def _rotten_disks(arena: Arena, reader: Rogue) -> None:

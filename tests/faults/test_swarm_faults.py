@@ -4,9 +4,16 @@ import signal
 
 import pytest
 import trio
-from arena import OpenArena
+from arena import Arena, OpenArena
+from scraping import Scrape, scrape
 
 pytestmark = pytest.mark.swarm
+
+
+async def scraped(arena: Arena, name: str) -> Scrape:
+    status = await arena.status(name)
+    assert status is not None
+    return await scrape(status.http_address)
 
 
 async def test_a_miner_killed_mid_round_comes_back_and_contributes(new_arena: OpenArena) -> None:
@@ -23,9 +30,11 @@ async def test_a_miner_killed_mid_round_comes_back_and_contributes(new_arena: Op
         await arena.certify(1)
         await arena.finish(1, "miner-0", "validator-0")
         assert (await arena.rounds("miner-0"))[1].result == "certified"
+        assert (await scraped(arena, "miner-0")).value("peer_disconnects_total", reason="lost") >= 1
 
         arena.start("miner-1")
         await arena.until(lambda s: s["miner-1"].round == 2, "miner-1", what="the victim to catch up")
+        assert (await scraped(arena, "miner-1")).value("rounds_total", result="certified") == 1, "the one it replayed"
         await arena.play(2, ("miner-0", "miner-1"))
         assert len(set((await arena.state_hashes(2, *names)).values())) == 1
         back = (await arena.rounds("miner-1"))[2]
@@ -104,6 +113,9 @@ async def test_a_round_without_votes_is_void_for_all_and_loses_nothing(new_arena
         for name in miners:
             one = (await arena.rounds(name))[1]
             assert (one.result, one.state_hash, one.own_included) == ("void", before[name], False)
+            (shown,) = (await arena.call(name, "rounds", round=1))["rounds"]
+            assert [row["fate"] for row in shown["contributions"]] == ["void"], "its own"
+            assert (await scraped(arena, name)).value("rounds_total", result="void") == 1
 
         arena.signal("validator-0", signal.SIGCONT)
         await arena.until(lambda s: s["validator-0"].round == 2, "validator-0", what="the validator to catch up")

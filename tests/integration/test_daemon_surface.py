@@ -37,6 +37,7 @@ async def test_metrics_move_and_covenantctl_steers(new_arena: OpenArena) -> None
         before = await scrape(address)
         await arena.play(0, MINERS)
         await _metrics_moved(arena, before, address)
+        _logged(arena)
         await _shown(arena)
         await _paused_and_resumed(arena)
         await _drained(arena)
@@ -57,7 +58,7 @@ async def _metrics_moved(arena: Arena, before: Any, address: str) -> None:
     assert after.value("contributions_total", result="included") == 1
     assert after.value("aggregated_contributions") == 2
     assert after.value("network_bytes_total", direction="sent", **{"class": "contribution"}) > 0
-    for kind in ("contribution", "state", "other"):
+    for kind in ("contribution", "state", "other", "control"):
         assert after.value("network_bytes_total", direction="received", **{"class": kind}) > 0, kind
     assert after.value("network_bytes_total", direction="received", **{"class": "contribution"}) < 1 << 20
     sent, dense = (after.value("contribution_bytes", stage=stage) for stage in ("encoded", "dense"))
@@ -79,6 +80,16 @@ async def _metrics_moved(arena: Arena, before: Any, address: str) -> None:
     for path in ("/healthz", "/readyz"):
         code, reasons = await checks(address, path)
         assert code == 200 and not any(reasons.values()), reasons
+
+
+def _logged(arena: Arena) -> None:
+    """What a round's work says says of which round, in which phase; what a peer's asking leads to, of which peer."""
+    (trained,) = arena.logged("miner-0", "trained")
+    assert (trained["round"], trained["phase"], trained["logger"]) == (0, "train", "covenantd.miner")
+    assert trained["inner_steps"] == arena.spec.inner_steps and 0 < trained["loss"] < 20
+    assert {"level", "time"} <= trained.keys()
+    (committed,) = arena.logged("miner-0", "committed")
+    assert (committed["round"], committed["phase"], committed["receipts"]) == (0, "commit", 1)
 
 
 async def _shown(arena: Arena) -> None:

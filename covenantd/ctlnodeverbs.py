@@ -1,6 +1,7 @@
 """More verbs of `covenantctl`: those that look into the daemon, its settings and its part in the run."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,25 @@ def log_level(client: BlockingClient, args: Arguments) -> int:
 
 def bugreport_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="covenantd-bugreport-TIME.tar.gz here")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="whose, where no daemon runs (covenantd.toml in --dir)"
+    )
 
 
-def bugreport(client: BlockingClient, args: Arguments) -> int:
-    from covenantd.ctlbugreport import default_name, write_bundle
+def bugreport(connect: Connect, args: Arguments) -> int:
+    from covenantd.ctlbugreport import default_name, gather, write_bundle
 
     path: Path = args.output or Path(default_name())
+    directory = args.dir or os.environ.get("COVENANTD_DIR") or "/etc/covenantd"
+    data = gather(connect, args.config or Path(directory) / "covenantd.toml")
     try:
-        names = write_bundle(path, client.call("bugreport"))
+        names = write_bundle(path, data)
     except OSError as error:
         raise ControlError("failed", f"{path}: {error.strerror}") from None
-    data: dict[str, Any] = {"schema": 1, "path": str(path.absolute()), "files": names}
-    return show(args, data, lambda d: f"{d['path']}: {', '.join(d['files'])}\nLook through it before you pass it on.")
+    written: dict[str, Any] = {"schema": 1, "path": str(path.absolute()), "files": names}
+    return show(
+        args, written, lambda d: f"{d['path']}: {', '.join(d['files'])}\nLook through it before you pass it on."
+    )
 
 
 def completion_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,7 +48,7 @@ def _status(client: BlockingClient, args: Arguments) -> int:
 
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", type=_interval, default=1.0, metavar="S", help="seconds between looks (1)")
-    parser.add_argument("--once", action="store_true", help="print one frame and leave")
+    parser.add_argument("--once", action="store_true", help="print one frame and leave; with --json the status")
 
 
 def _interval(text: str) -> float:
@@ -61,6 +61,14 @@ def _interval(text: str) -> float:
 def _top(connect: Connect, args: Arguments) -> int:
     from covenantd import top
 
+    if args.json and not args.once:
+        raise ControlError("usage", "top --json wants --once: it then prints the status that a frame shows")
+    if args.json:
+        client = connect()
+        try:
+            return show(args, client.call("status"), str)
+        finally:
+            client.close()
     return top.main(connect, args.interval, args.once)
 
 
@@ -175,7 +183,9 @@ VERBS = {
     "profile": Verb("trace the next inner steps with torch's profiler", profile, profile_arguments),
     "config": Verb("the settings in force: `config show [--origin]`, `config reload`", config, config_arguments),
     "log-level": Verb("show the log level, or set it until the next restart", log_level, log_level_arguments),
-    "bugreport": Verb("write a tar.gz to attach to a bug report, without secrets", bugreport, bugreport_arguments),
+    "bugreport": Verb(
+        "write a tar.gz to attach to a bug report, without secrets", None, bugreport_arguments, bugreport
+    ),
     "completion": Verb("a completion script for a shell", None, completion_arguments, completion),
     "version": Verb("versions of this program and of the daemon", _version),
 }

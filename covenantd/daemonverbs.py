@@ -1,19 +1,15 @@
-"""Control verbs about the daemon itself, whatever its role: log level, config, identity, bans, bug report."""
+"""Control verbs about the daemon itself, whatever its role: log level, config, identity, bans."""
 
-import platform
-import sys
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import trio
 
-from covenantd import __version__, logs
+from covenantd import logs
 from covenantd.board import StatusBoard
 from covenantd.control import Verb
 from covenantd.controlwire import ControlError
 from covenantd.liveconfig import LiveConfig
-from covenantd.redact import redact_text
 from covenantd.status import SCHEMA
 from p2p.swarm import Swarm
 from p2p.wire import Fields
@@ -22,9 +18,6 @@ Args = Mapping[str, Any]
 Reload = Callable[[], Awaitable[dict[str, Any]]]
 
 _MAX_PEER_ID_CHARS = 128
-_REPORT_LOG_BYTES = 300 << 10  # all parts together must fit a reply frame
-_REPORT_ENGINE_LOG_BYTES = 100 << 10
-_REPORT_ROUNDS = 50
 
 
 def daemon_verbs(live: LiveConfig, board: StatusBoard, swarm: Swarm, reload: Reload) -> dict[str, Verb]:
@@ -38,7 +31,6 @@ def daemon_verbs(live: LiveConfig, board: StatusBoard, swarm: Swarm, reload: Rel
         "bans": Verb(_bans(swarm)),
         "ban": Verb(_ban(swarm), writes=True),
         "unban": Verb(_unban(swarm), writes=True),
-        "bugreport": Verb(_bugreport(live, board), writes=True),  # logs are not for everybody who may read a status
     }
 
 
@@ -141,50 +133,3 @@ def _peer_id(swarm: Swarm, args: Args) -> str:
     if swarm.by_peer_id(word) is None and not word.startswith(("12D3Koo", "Qm", "16Uiu2")):
         raise ControlError("usage", f"{word!r} is neither a peer id nor the hotkey of a peer we know")
     return word
-
-
-# Bug report
-
-
-def _bugreport(live: LiveConfig, board: StatusBoard) -> Handler:
-    async def handler(args: Args) -> object:
-        engine_log = live.config.node.state_directory / "engine.log"
-        tail = await trio.to_thread.run_sync(file_tail, engine_log, _REPORT_ENGINE_LOG_BYTES)
-        lines = _last_bytes("\n".join(logs.recent.lines()), _REPORT_LOG_BYTES)
-        return {
-            "schema": SCHEMA,
-            "status": board.status.as_dict(),
-            "rounds": [one.as_dict() for one in board.rounds[-_REPORT_ROUNDS:]],
-            "config": live.shown(),
-            "versions": versions(),
-            "log": redact_text(lines),
-            "engine_log": redact_text(tail),
-        }
-
-    return handler
-
-
-def file_tail(path: Path, most_bytes: int) -> str:
-    """The end of a file; empty if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - most_bytes))
-            return file.read(most_bytes).decode("utf-8", "replace")
-    except OSError:
-        return ""  # no engine has run yet
-
-
-def _last_bytes(text: str, most: int) -> str:
-    return text.encode()[-most:].decode("utf-8", "ignore")
-
-
-def versions() -> dict[str, str]:
-    from importlib import metadata
-
-    found = {"covenantd": __version__, "python": sys.version.split()[0], "system": platform.platform()}
-    for name in ("torch", "hivemind", "bittensor", "trio", "msgpack", "numpy", "blake3"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -21,6 +21,7 @@ from covenantd.node import Node
 from covenantd.nodeverbs import node_verbs
 from covenantd.page import page_routes
 from covenantd.readiness import watch_node, watch_peers
+from covenantd.reporting import report_verb
 from covenantd.sdnotify import Notifier
 from covenantd.signals import drain_on_sigterm, reload_on_sighup, reloading
 from covenantd.status import MAX_SHOWN, PeerStatus, Transfer
@@ -30,6 +31,7 @@ from p2p.swarm import Swarm
 
 _PULSE_SECONDS = 0.5
 _LOOP_LIMIT_SECONDS = 20.0
+_SHOWN_ADDRESSES = 2  # of each peer: a status of as many peers as there may be must fit a reply frame
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ async def operate(
     reload = reloading(live, notifier, lambda: _line(operations))
     verbs = standard_verbs(operations.board, orders) | daemon_verbs(live, operations.board, operations.swarm, reload)
     verbs |= link_verbs(operations.swarm, operations.exchange)
+    verbs["bugreport"] = report_verb(live, operations.board, operations.metrics)
     if node is not None:
         verbs |= node_verbs(node)
     if node is not None and operations.config.testing.faults:
@@ -116,7 +119,7 @@ def _show_peers(operations: Operations) -> None:
                 hotkey=peer.hotkey,
                 peer_id=peer.peer_id,
                 role=peer.role,
-                addresses=peer.addresses,
+                addresses=peer.addresses[:_SHOWN_ADDRESSES],
                 connected=peer.connected,
                 sent_bytes=exchange.sent_bytes[peer.peer_id],
                 received_bytes=exchange.received_bytes[peer.peer_id],

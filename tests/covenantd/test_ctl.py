@@ -87,6 +87,13 @@ async def test_peers_rounds_wait_order_and_version(daemon: Path) -> None:
     assert json.loads((await run(*socket, "version", "--json")).stdout)["protocol"] == 1
 
 
+async def test_top_as_json_is_the_status_once(daemon: Path) -> None:
+    done = await run("--dir", str(daemon), "top", "--once", "--json")
+    assert Status.from_dict(json.loads(done.stdout)) == STATUS
+    refused = await run("--dir", str(daemon), "top", "--json")
+    assert refused.returncode == 2 and json.loads(refused.stdout)["error"]["code"] == "usage"
+
+
 async def test_exit_codes(daemon: Path) -> None:
     here = ("--dir", str(daemon))
     expected = {

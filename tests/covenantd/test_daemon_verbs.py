@@ -1,11 +1,10 @@
-"""Verbs about the daemon itself, asked by the real covenantctl: log level, config, bans, limits, bug report."""
+"""Verbs about the daemon itself, asked by the real covenantctl: log level, config, bans, limits."""
 
 import json
 import logging
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from covenantd.board import StatusBoard
 from covenantd.config import load_config
 from covenantd.control import serve_control
 from covenantd.controlverbs import standard_verbs
-from covenantd.daemonverbs import daemon_verbs, file_tail
+from covenantd.daemonverbs import daemon_verbs
 from covenantd.errors import ConfigError
 from covenantd.linkverbs import link_verbs
 from covenantd.liveconfig import LiveConfig
@@ -186,36 +185,12 @@ async def test_a_peer_is_connected_to_by_hand(daemon: Daemon) -> None:
     assert done.returncode == 1 and b"unban" in done.stderr
 
 
-async def test_a_bug_report_holds_what_helps_and_no_secret(daemon: Daemon) -> None:
-    logs.configure("info", "json", (daemon.directory / "log").open("w"), {})
-    logging.getLogger("test").warning("chain at wss://me:hunter2@node.example?api_key=abc is slow")
-    (daemon.directory / "engine.log").write_text("x" * 200_000 + '\nsecretPhrase: "word word word"\nlast line\n')
-    done = await daemon.ctl("bugreport", "--json", "--output", "report.tar.gz")
-    assert done.returncode == 0, done.stderr
-    path = daemon.directory / "report.tar.gz"
-    assert path.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(path) as bundle:
-        files = {m.name.partition("/")[2]: bundle.extractfile(m).read().decode() for m in bundle.getmembers()}  # type: ignore[union-attr]
-    assert set(files) == set(json.loads(done.stdout)["files"])
-    whole = "".join(files.values())
-    assert "hunter2" not in whole and "=abc" not in whole and "word word" not in whole
-    assert "is slow" in files["log.jsonl"] and "last line" in files["engine.log"]
-    assert json.loads(files["status.json"])["hotkey"] == "5Own"
-    assert json.loads(files["versions.json"])["python"] == sys.version.split()[0]
-    assert (await daemon.ctl("bugreport", "--output", "report.tar.gz")).returncode == 1, "never over another"
-
-
 def test_recent_lines_are_bounded(tmp_path: Path) -> None:
     logs.configure("info", "json", (tmp_path / "log").open("w"), {})
     for number in range(logs._RECENT_LINES + 10):
         logging.getLogger("test").info("%d %s", number, "y" * 5000)
     lines = logs.recent.lines()
     assert len(lines) == logs._RECENT_LINES and max(map(len, lines)) <= logs._MAX_LINE_CHARS
-
-
-def test_the_tail_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(b"ab\xffcdef")
-    assert file_tail(tmp_path / "log", 4) == "cdef" and file_tail(tmp_path / "none", 4) == ""
 
 
 def test_a_reload_that_cannot_read_changes_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class ControlSettings:
-    max_clients: int = 50
+    max_clients: int = 50  # of owner and root together, and as many of the group: those cannot shut these out
     hello_seconds: float = 5.0
     idle_seconds: float = 300.0  # between requests
     send_seconds: float = 10.0
@@ -94,29 +95,30 @@ class _Server:
         self._verbs = verbs
         self._settings = settings
         self._owner = owner
-        self._clients = 0
+        self._clients: Counter[bool] = Counter()  # by whether they may write
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One client, to its end; whatever it does is its own trouble."""
-        self._clients += 1
+        peer = peer_of(stream.socket)  # type: ignore[arg-type]
+        writes = may(peer, self._owner, writes=True)
+        self._clients[writes] += 1
         try:
             async with stream:
-                await self._converse(stream)
+                await self._converse(stream, peer, self._clients[writes] > self._settings.max_clients)
         except (StreamClosed, trio.BrokenResourceError, OSError):
             pass  # the client left, which is its right
         except trio.TooSlowError:
             _log.debug("control client idle or stuck; closed")
         finally:
-            self._clients -= 1
+            self._clients[writes] -= 1
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def _converse(self, stream: trio.SocketStream, peer: Peer, too_many: bool) -> None:
         try:
             with trio.fail_after(self._settings.hello_seconds):
                 await send_frame(stream, _hello())
                 check_hello(await receive_frame(stream, MAX_REQUEST_BYTES), "client")
-            if self._clients > self._settings.max_clients:
+            if too_many:
                 raise ControlError("busy", f"{self._settings.max_clients} control clients already; try again")
-            peer = peer_of(stream.socket)  # type: ignore[arg-type]
             while True:
                 with trio.fail_after(self._settings.idle_seconds):
                     request = await receive_frame(stream, MAX_REQUEST_BYTES)

@@ -12,7 +12,7 @@ from covenantd.controlwire import (
     hello,
     result_of,
 )
-from covenantd.unixsocket import connect
+from covenantd.unixsocket import connect, peer_of
 
 _LENGTH = struct.Struct(">I")
 
@@ -39,8 +39,17 @@ class BlockingClient:
     def call(self, verb: str, args: Mapping[str, Any] | None = None, timeout_seconds: float | None = None) -> Any:
         """The verb's result; ControlError. `timeout_seconds`: how long the verb may take, None as at connecting."""
         self._socket.settimeout(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
-        self._send({"verb": verb, "args": dict(args or {})})
+        try:
+            self._send({"verb": verb, "args": dict(args or {})})
+        except ControlError:
+            result_of(self._receive())  # why it hung up, if it said so: it is busy, say
+            raise
         return result_of(self._receive())
+
+    @property
+    def daemon_process(self) -> int:
+        """Its process id, as seen from here; 0: it cannot be seen from here."""
+        return peer_of(self._socket).pid
 
     def close(self) -> None:
         self._socket.close()

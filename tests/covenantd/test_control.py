@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -339,6 +340,50 @@ async def test_other_users_over_the_real_socket(
             cwd=Path(__file__).parents[2],
         )
         assert done.stdout.decode().split() == says
+        nursery.cancel_scope.cancel()
+
+
+HOLD = """
+import os, sys
+import msgpack
+from pathlib import Path
+from covenantd.controlwire import ControlError
+from covenantd.ctlclient import BlockingClient
+os.setgroups([0]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
+clients = [BlockingClient(Path(sys.argv[1]), 5) for _ in range(3)]
+for client in clients:
+    try:
+        client.call("status")
+        print("ok")
+    except ControlError as error:
+        print(error.code)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
+async def test_members_of_the_group_cannot_shut_the_owner_out(nursery: trio.Nursery) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        open_to_all(directory)
+        bench = Bench(Path(directory) / "control.sock")
+        await nursery.start(serve_control, bench.path, bench.verbs, ControlSettings(max_clients=2))
+        bench.path.chmod(0o666)
+        command = [sys.executable, "-c", HOLD, str(bench.path)]
+        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        holder = await trio.lowlevel.open_process(command, cwd=Path(__file__).parents[2], **pipe)
+        try:
+            said = b""
+            with trio.fail_after(60):
+                while not said.endswith(b"held\n") and (more := await holder.stdout.receive_some(4096)):
+                    said += more
+            assert said.split() == [b"ok", b"ok", b"busy", b"held"]
+            async with open_control(bench.path) as client:
+                await client.call("drain")
+        finally:
+            holder.kill()
+            await holder.wait()
+        assert bench.orders == ["drain"]
         nursery.cancel_scope.cancel()
 
 

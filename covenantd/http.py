@@ -1,5 +1,6 @@
 """A small HTTP/1.1 server for /metrics, /healthz, /readyz and what is routed beside them. GET and HEAD alone."""
 
+import errno
 import json
 import logging
 import socket
@@ -11,8 +12,9 @@ import h11
 import trio
 
 from covenantd.addresses import split_host_port
-from covenantd.errors import ConfigError
+from covenantd.errors import ConfigError, CovenantError, TryAgain
 from covenantd.health import Finding, Health
+from covenantd.httphost import is_loopback, is_own_name
 from covenantd.metrics import CONTENT_TYPE, Metrics
 
 _log = logging.getLogger(__name__)
@@ -72,12 +74,15 @@ async def serve_http(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; `started` with HOST:PORT. ConfigError: the address cannot be listened on."""
+    """Serve until cancelled; `started` with HOST:PORT.
+
+    ConfigError: the address cannot be listened on; TryAgain: not yet, as at boot before the network is up.
+    """
     listener = await _listener(listen)
+    host, port = listener.socket.getsockname()[:2]
     async with trio.open_nursery() as nursery:
-        server = _Server(routes, settings)
+        server = _Server(routes, settings, local=is_loopback(host))
         await nursery.start(trio.serve_listeners, server.serve, [listener])
-        host, port = listener.socket.getsockname()[:2]
         task_status.started(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
@@ -87,24 +92,32 @@ async def _listener(listen: str) -> trio.SocketListener:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         sock = trio.socket.socket(family, kind, protocol)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ConfigError(f"http.listen {listen!r}: {error}") from None
+    except OSError as error:
+        raise _cannot_listen(listen, error) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         await sock.bind(address)
         sock.listen(64)
     except OSError as error:
         sock.close()
-        raise ConfigError(
-            f'http.listen {listen}: {error.strerror}; name another port in [http], or none (listen = "")'
-        ) from None
+        raise _cannot_listen(listen, error) from None
     return trio.SocketListener(sock)
 
 
+def _cannot_listen(listen: str, error: OSError) -> CovenantError:
+    if error.errno in (errno.EADDRNOTAVAIL, socket.EAI_AGAIN):
+        return TryAgain(f"http.listen {listen}: {error.strerror}; is the network up, and is the address this host's?")
+    remedy = 'name another address in [http], or none (listen = "")'
+    return ConfigError(f"http.listen {listen}: {error.strerror}; {remedy}")
+
+
 class _Server:
-    def __init__(self, routes: Mapping[str, Route], settings: HttpSettings) -> None:
+    def __init__(self, routes: Mapping[str, Route], settings: HttpSettings, local: bool) -> None:
         self._routes = routes
         self._settings = settings
+        self._local = local  # for this host alone: its names are few and known
         self._connections = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -137,6 +150,8 @@ class _Server:
     async def _respond(self, request: h11.Request) -> Response:
         if self._connections > self._settings.max_connections:
             return Response(503, b"too many connections\n", headers={"Connection": "close"})
+        if self._local and not all(is_own_name(host) for host in _hosts(request)):
+            return Response(421, b"ask for it by an IP address or as localhost\n")
         path = request.target.partition(b"?")[0].decode("latin-1")
         route = self._routes.get(path)
         if route is None:
@@ -170,6 +185,11 @@ class _Server:
         parts = [connection.send(head), connection.send(h11.Data(body)), connection.send(h11.EndOfMessage())]
         with trio.fail_after(self._settings.send_seconds):
             await stream.send_all(b"".join(part for part in parts if part))
+
+
+def _hosts(request: h11.Request) -> list[str]:
+    """One at most; none in HTTP/1.0, which no browser speaks."""
+    return [value.decode("latin-1") for name, value in request.headers if name == b"host"]
 
 
 async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 _log = logging.getLogger(__name__)
+_LOOK_AGAIN_SECONDS = 1.0
 
 
 class Notifier:
@@ -42,7 +43,10 @@ class Notifier:
         self._send({"EXTEND_TIMEOUT_USEC": str(int(seconds * 1_000_000))})
 
     async def watchdog(self, alive: Callable[[], bool]) -> None:
-        """Ping at half the watchdog's time, only while `alive()`; returns at once where none is wanted."""
+        """Ping at half the watchdog's time, only while `alive()`; returns at once where none is wanted.
+
+        While not alive it looks every second: what has recovered must not be killed for having been asked too soon.
+        """
         if not self.enabled or self.watchdog_seconds is None:
             return
         was_alive = True
@@ -53,7 +57,8 @@ class Notifier:
             elif was_alive:
                 _log.error("a liveness check fails: no more watchdog pings until it passes")
             was_alive = is_alive
-            await trio.sleep(self.watchdog_seconds / 2)
+            half = self.watchdog_seconds / 2
+            await trio.sleep(half if is_alive else min(half, _LOOK_AGAIN_SECONDS))
 
     def _send(self, fields: Mapping[str, str]) -> None:
         if self._address is None:

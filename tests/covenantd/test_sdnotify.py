@@ -64,6 +64,24 @@ async def test_watchdog_pings_only_while_alive(
         await trio.sleep(20)
         assert received(server) == []
         alive = True
+        await trio.sleep(1.5)  # looked at every second now
+        assert received(server) == ["WATCHDOG=1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_recovers_before_the_deadline_is_not_killed(
+    systemd: tuple[socket.socket, dict[str, str]], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Last pinged at 0 s, found stalled at 30 s, well again at 31 s: systemd kills at 60 s."""
+    server, environ = systemd
+    alive = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Notifier({**environ, "WATCHDOG_USEC": "60000000"}).watchdog, lambda: alive)
+        await trio.sleep(29)
+        assert received(server) == ["WATCHDOG=1"]
+        alive = False
+        await trio.sleep(2)
+        alive = True
         await trio.sleep(2)
         assert received(server) == ["WATCHDOG=1"]
         nursery.cancel_scope.cancel()

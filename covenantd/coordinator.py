@@ -61,7 +61,7 @@ class Coordinator:
         self._send, self._events = trio.open_memory_channel[Event](64)
         self._vote: Vote | None = None
         self._gathered: tuple[Certified, tuple[Any, ...]] | None = None
-        self._draining = False
+        self._drain_ordered = trio.Event()
         self._failures, self._failing_round = 0, -1
         self._under_way: set[trio.CancelScope] = set()
         self._chronicle = Chronicle(node)
@@ -70,16 +70,32 @@ class Coordinator:
     def state(self) -> State:
         return self._state
 
+    async def unless_draining(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Whether `work`, which waits for the chain before any round, was done. A drain ends it: nothing is lost."""
+        done = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancelled_by_drain, nursery.cancel_scope)
+            await work()
+            done = True
+            nursery.cancel_scope.cancel()
+        return done
+
+    async def _cancelled_by_drain(self, scope: trio.CancelScope) -> None:
+        await self._drain_ordered.wait()
+        scope.cancel()
+
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_chain)
-            await self._node.heads.reached(1)
+            if not await self.unless_draining(lambda: self._node.heads.reached(1)):
+                nursery.cancel_scope.cancel()
+                return
             self._begin(nursery, (round.CatchUp(self._state.timing.last_decided(self._node.heads.number)),))
             async for event in self._events:
-                if self._draining and isinstance(event, round.Advanced):
+                if self._drain_ordered.is_set() and isinstance(event, round.Advanced):
                     break  # on a slow machine the next round begins in this very transition
                 self._transition(nursery, event)
-                if self._draining and self._state.phase in (Phase.WAITING, Phase.SYNCING):
+                if self._drain_ordered.is_set() and self._state.phase in (Phase.WAITING, Phase.SYNCING):
                     break  # no round is in work here; what keeps a catch-up from ending must not keep us
             nursery.cancel_scope.cancel()
 
@@ -88,7 +104,7 @@ class Coordinator:
 
     async def drain(self) -> None:
         """Finish the round in work, start no other, then let `run` return."""
-        self._draining = True
+        self._drain_ordered.set()
         await self._send.send(round.Pause(True))
 
     async def lost(self) -> None:
@@ -105,7 +121,7 @@ class Coordinator:
         self._state, effects = round.step(before, event)
         if self._state.phase is not before.phase:
             self._chronicle.phase_ended(before.phase)
-        self._chronicle.show(self._state, self._draining)
+        self._chronicle.show(self._state, self._drain_ordered.is_set())
         self._begin(nursery, effects)
 
     def _begin(self, nursery: trio.Nursery, effects: tuple[Effect, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from covenantd import __version__
 from covenantd.controlwire import ControlError
 from covenantd.ctlclient import BlockingClient
+from covenantd.ctldrain import drain, drain_arguments
 from covenantd.ctllinkverbs import connect, limits, limits_arguments
 from covenantd.ctlnodeverbs import (
     bugreport,
@@ -170,9 +171,7 @@ VERBS = {
         _order("pause", "the daemon holds still once the round in work is done"),
     ),
     "resume": Verb("go on after `pause`", _order("resume", "the daemon joins the next round")),
-    "drain": Verb(
-        "finish the round, then stop the daemon", _order("drain", "the daemon leaves once the round in work is done")
-    ),
+    "drain": Verb("finish the round, then stop the daemon; --wait until it has", None, drain_arguments, drain),
     "wait": Verb("return once a condition holds", _wait, _wait_arguments),
     "snapshot": Verb(
         "the model states kept here: `snapshot list|verify`, `snapshot save PATH`", snapshot, snapshot_arguments

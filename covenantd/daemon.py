@@ -246,11 +246,11 @@ async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> No
     }
     async with trio.open_nursery() as inner:
         inner.start_soon(operate, operations, orders, node)
-        await _check_chain(node)
-        inner.start_soon(publish_identity, node)
-        if scores is not None:
-            inner.start_soon(WeightSetter(node, scores).run)
-        await coordinator.run()
+        if await coordinator.unless_draining(lambda: _check_chain(node)):
+            inner.start_soon(publish_identity, node)
+            if scores is not None:
+                inner.start_soon(WeightSetter(node, scores).run)
+            await coordinator.run()
         log.info("drained", round=node.journal.memory.round)
         inner.cancel_scope.cancel()
 

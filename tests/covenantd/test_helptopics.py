@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from covenantd import cli, ctl
+from covenantd import cli, ctl, errors
 from covenantd.completion import Command, tree
 from covenantd.config import SETTINGS
+from covenantd.controlwire import EXIT_OF_CODE
 from covenantd.helptopics import TOPICS, overview
 
 GUIDES = sorted(set(TOPICS) - {"alerts", "dashboard", "config"})
@@ -71,6 +72,24 @@ def test_every_text_has_its_topic_and_the_other_way_round() -> None:
     files = {one.stem.removeprefix("help-") for one in (Path(cli.__file__).parent / "assets").glob("help-*.txt")}
     assert files == set(GUIDES)
     assert all(f"  {name} " in overview() for name in TOPICS)
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    """All of them, each under the program that ends with it, in words that the code's own agree with."""
+    daemon, client = re.split(r"^covenantctl ", TOPICS["exit-codes"][1](), flags=re.MULTILINE)
+    codes = [{int(code): words for code, words in re.findall(r"(\d+) ([a-z :]+)", one)} for one in (daemon, client)]
+    of_daemon = {"EXIT_OK", "EXIT_FAILED", "EXIT_DAEMON_USAGE", "EXIT_BUG", "EXIT_TRY_AGAIN", "EXIT_NO_PERMISSION"}
+    of_daemon.add("EXIT_CONFIG")
+    named = {name: value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert set(codes[0]) == {named[name] for name in of_daemon} | {cli.EXIT_INTERRUPTED}
+    of_client = {value for name, value in named.items() if name not in of_daemon} | {0, 1, cli.EXIT_INTERRUPTED}
+    assert set(codes[1]) == of_client and set(EXIT_OF_CODE.values()) <= of_client
+    for code, word in ((75, "try again"), (77, "no permission"), (78, "config"), (64, "usage"), (70, "a bug")):
+        assert codes[0][code].startswith(word)
+    for code, word in ((2, "usage"), (3, "not running"), (4, "permission"), (5, "timeout")):
+        assert codes[1][code].startswith(word)
+    for code in of_client - {130}:
+        assert f"{code} {codes[1][code].strip()}" in ctl._EPILOG
 
 
 def test_reasons_are_explained_in_the_guide() -> None:

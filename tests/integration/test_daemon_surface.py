@@ -24,6 +24,7 @@ MINERS = ("miner-0", "miner-1")
 NAMES = (*MINERS, "validator-0")
 _WATCHDOG_SECONDS = 1.0
 _HUNG_SECONDS = 6.0
+_STOP_SECONDS = 300  # longer than any patience here: whoever waits for it has failed
 
 
 # covenantctl and metrics over two rounds
@@ -174,6 +175,7 @@ sys.exit(main())
 
 def _start_under_systemd(peer: LocalPeer, notify: Path) -> Child:
     environment = {**os.environ, "NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": str(int(_WATCHDOG_SECONDS * 1e6))}
+    environment["COVENANTD_NODE_STOP_SECONDS"] = str(_STOP_SECONDS)
     command = [sys.executable, "-c", _HANGABLE.format(seconds=_HUNG_SECONDS), "run", "--config", str(peer.config)]
     with peer.log.open("ab") as log:
         return Child(command, output=log, environment=environment)
@@ -226,6 +228,7 @@ async def test_systemd_hears_ready_status_pings_and_stopping(new_arena: OpenAren
                 arena.children["miner-1"] = _start_under_systemd(busy, arena.runtime / "n1")
                 arena.start("bootstrap", "validator-0")
                 await _status_of_a_round(arena, second)
+                await _sigterm_finishes_the_round(arena, second)
                 nursery.cancel_scope.cancel()
 
 
@@ -246,6 +249,7 @@ async def _no_chain_no_peers(arena: Arena, heard: _Heard) -> None:
     await heard.until("STOPPING", "1")
     with trio.fail_after(20):
         assert await child.wait() == EXIT_OK
+    assert "drained" in arena.log("miner-0"), "before the first block there is no round to finish"
 
 
 async def _status_of_a_round(arena: Arena, heard: _Heard) -> None:
@@ -258,3 +262,23 @@ async def _status_of_a_round(arena: Arena, heard: _Heard) -> None:
     lines = heard.values("STATUS")
     assert any("round 0" in line and "commit" in line and "2 peers" in line and "loss" in line for line in lines), lines
     await heard.until("STATUS", "round 1")
+
+
+async def _sigterm_finishes_the_round(arena: Arena, heard: _Heard) -> None:
+    """As systemctl stop does in the middle of a round: systemd is asked for the time, the round counts."""
+    await arena.train(1, ("miner-1",))
+    child = arena.children.pop("miner-1")
+    child.send_signal(signal.SIGTERM)
+    await heard.until("STOPPING", "1")
+    await heard.until("EXTEND_TIMEOUT_USEC", "")
+    asked = int(heard.values("EXTEND_TIMEOUT_USEC")[0]) / 1e6
+    assert _STOP_SECONDS < asked < _STOP_SECONDS + 30, "until the round is done, and to clean up"
+    await arena.certify(1)
+    await arena.advance_to(arena.spec.timing.vote(1))
+    with trio.fail_after(60):
+        assert await child.wait() == EXIT_OK, arena.log("miner-1")[-5000:]
+    journal = json.loads((arena.peers["miner-1"].directory / "state" / "journal.json").read_text())
+    assert journal["round"] == 2, "the round's outer step was still taken"
+    await arena.finish(1, "validator-0")
+    last = (await arena.rounds("validator-0"))[1]
+    assert last.roster_size == 1 and last.state_hash == journal["state_hash"]

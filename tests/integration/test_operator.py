@@ -150,20 +150,28 @@ async def sighup_reloads(arena: Arena) -> None:
 
 
 async def drained_and_upgraded(arena: Arena) -> None:
-    """Drain in the middle of a round: it is finished, the daemon leaves, and its successor knows all of it."""
+    """As the guide says, in the middle of a round: it is finished, and its successor takes part in the next one."""
     await the_engine_is_traced(arena)
-    assert (await answer(arena, "miner-0", "drain"))["verb"] == "drain"
-    await arena.certify(1)
-    await arena.advance_to(arena.spec.timing.vote(1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drained, arena)
+        await arena.until(lambda s: s["miner-0"].state == "draining", "miner-0", what="the drain to be taken")
+        await arena.certify(1)
+        await arena.advance_to(arena.spec.timing.vote(1))
     child = arena.children.pop("miner-0")
-    with trio.fail_after(60):
+    with trio.fail_after(5):
         assert await child.wait() == 0
     arena.start("miner-0")
     await arena.until(
         lambda s: s["miner-0"].round == 2 and s["miner-0"].state != "syncing", "miner-0", what="the new one"
     )
+    await arena.play(2, ("miner-0",))
     rounds = await arena.rounds("miner-0")
-    assert [rounds[number].own_included for number in (0, 1)] == [True, True]
+    assert [rounds[number].own_included for number in (0, 1, 2)] == [True, True, True]
+
+
+async def drained(arena: Arena) -> None:
+    with trio.fail_after(90):
+        assert (await answer(arena, "miner-0", "drain", "--wait"))["state"] == "gone"
 
 
 async def the_engine_is_traced(arena: Arena) -> None:

@@ -259,6 +259,8 @@ COMMANDS = {
     "check-config": Command("find the mistakes in a config", _check_arguments, _check),
     "doctor": _from_module("covenantd.doctor", "find what stands in an operator's way, with the fix"),
     "plan": _from_module("covenantd.plan", "make the run spec of a new run"),
+    "data": _from_module("covenantd.data", "make the tokens of a text, for `plan --data`"),
+    "export": _from_module("covenantd.export", "the model as Hugging Face reads it: safetensors and config.json"),
     "change": _from_module("covenantd.change", "write and sign a change of a running run's spec"),
     "register": _from_module("covenantd.registration", "give this peer's hotkey a uid on the ledger"),
     "ledger": _from_module("covenantd.chain.ledger.commands", "the embedded chain: serve, create, fund, inspect"),

@@ -103,10 +103,16 @@ class Genesis:
         return float(self.data["inner_step_seconds"])
 
 
-async def genesis(directory: Path, preset: str, seed: int, on_line: Callable[[str], None]) -> Genesis:
-    """Run `model.genesis` as a process of its own (it needs torch). Raises CovenantError with its last words."""
+async def genesis(
+    directory: Path, preset: str, seed: int, on_line: Callable[[str], None], data: Path | None = None
+) -> Genesis:
+    """Run `model.genesis` as a process of its own (it needs torch). Raises CovenantError with its last words.
+
+    `data`: what `covenantd data` has made; without, the bundled text.
+    """
     await trio.Path(directory).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", "-m", "model.genesis", "--preset", preset, "--out", str(directory)]
+    command += [] if data is None else ["--data", str(data)]
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         child = Child([*command, "--seed", str(seed)], output=write_end)
@@ -213,6 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start-in-seconds", type=number(0, 1e9), default=60.0, help="when round 0 begins, from now")
     parser.add_argument("--codec", type=codec, default=CompressionConfig(), metavar="CODEC", help=CODEC_HELP)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="tokens that `covenantd data` made (bundled text)")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -241,6 +248,10 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def main(args: argparse.Namespace) -> int:
     return trio.run(_main, args)
 
@@ -253,7 +264,7 @@ async def _main(args: argparse.Namespace) -> int:
     owner = load_hotkey(owner_file) if owner_file.exists() else create_hotkey(owner_file)
     chain = open_chain(ChainConfig(chain_kind(args.chain), args.chain), args.netuid)
     origin = await chain.block(0)  # first of all: without a chain the rest would be in vain
-    made = await genesis(args.dir / "genesis", args.preset, args.seed, lambda line: print(line, file=sys.stderr))
+    made = await genesis(args.dir / "genesis", args.preset, args.seed, _tell, args.data)
     head = await chain.block()
     await chain.aclose()
     blobs = adopt(made, BlobStore(args.dir / BLOBS), args.piece_bytes)

@@ -1,8 +1,8 @@
 """`python -m model.genesis --preset nano --out DIR`: everything a new run starts from.
 
-Writes tokenizer.json, train-000.tok (and more, of at most 8 MiB), heldout.tok (the last twentieth of the text),
-theta.bin (θ_0: raw little-endian fp32 in layout order), and measures an inner step. Progress goes to stderr; the
-last line of stdout is one JSON object. The same text, preset and seed give the same files.
+Writes the tokens of a text (see `model.dataset`), or takes those that are in a directory of its making, and theta.bin
+(θ_0: raw little-endian fp32 in layout order), and measures an inner step. Progress goes to stderr; the last line of
+stdout is one JSON object. The same text, preset and seed give the same files.
 """
 
 import argparse
@@ -11,89 +11,30 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from model import corpus, inner, tokenizer, transformer
-from model.atomicfile import replacing
+from model import dataset, inner, transformer
 from model.config import PRESETS, InnerConfig, ModelConfig
 from model.data import TokenPool
+from model.dataset import EXIT_CONFIG, EXIT_TRY_AGAIN, DatasetError
 
-EXIT_TRY_AGAIN = 75
-EXIT_CONFIG = 78
-SHARD_BYTES = 8 << 20
-TOKENIZER_CHARACTERS = 2 << 20  # on all of the bundled text: 0.6% fewer tokens, three times the time
-HELDOUT_FRACTION = 0.05
 _WARM_STEPS = 2
 _TIMED_STEPS = 5
 
 
-class GenesisError(Exception):
-    """The text or the preset cannot start a run; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A text, tokenised and split."""
-
-    tokenizer_json: bytes
-    train: NDArray[np.uint16]
-    heldout: NDArray[np.uint16]
-
-
-def read_text(path: Path | None) -> str:
-    """The file as UTF-8, or the bundled corpus. Raises GenesisError."""
-    if path is None:
-        return corpus.text()
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenesisError(f"cannot read the text {path}: {error}") from error
-
-
-def tokenise(text: str, vocabulary_size: int) -> Tokens:
-    """Train a tokenizer on all but the held-out end of the text, and apply it to both. Raises GenesisError."""
-    cut = text.find("\n", int(len(text) * (1 - HELDOUT_FRACTION))) + 1
-    if not cut:
-        raise GenesisError("the text is too short: no line ends in its last twentieth")
-    try:
-        trained = tokenizer.train(text[: min(cut, TOKENIZER_CHARACTERS)], vocabulary_size)
-    except tokenizer.TokenizerError as error:
-        raise GenesisError(str(error)) from error
-    encode = tokenizer.load(trained).encode
-    return Tokens(trained, encode(text[:cut]), encode(text[cut:]))
-
-
-def check_lengths(tokens: Tokens, config: InnerConfig) -> None:
-    """Raises GenesisError unless one batch fits into the training split and one sequence into the held-out one."""
+def check_lengths(train_tokens: int, heldout_tokens: int, config: InnerConfig) -> None:
+    """Raises DatasetError unless one batch fits into the training split and one sequence into the held-out one."""
     for name, found, sequences in (
-        ("training", len(tokens.train), config.batch_sequences),
-        ("held-out", len(tokens.heldout), 1),
+        ("training", train_tokens, config.batch_sequences),
+        ("held-out", heldout_tokens, 1),
     ):
         wanted = sequences * config.sequence_tokens + 1
         if found < wanted:
-            raise GenesisError(f"the text is too short: its {name} part has {found} tokens of at least {wanted}")
-
-
-def write_tokens(out: Path, tokens: Tokens) -> tuple[list[str], str]:
-    """Write the token files; returns the names of the training shards and of the held-out one. Raises OSError."""
-    per_shard = SHARD_BYTES // tokens.train.itemsize
-    shards = []
-    for number, start in enumerate(range(0, len(tokens.train), per_shard)):
-        shards.append(f"train-{number:03}.tok")
-        _write(out / shards[-1], tokens.train[start : start + per_shard])
-    _write(out / "heldout.tok", tokens.heldout)
-    return shards, "heldout.tok"
-
-
-def _write(path: Path, array: NDArray[Any]) -> None:
-    with replacing(path) as file:
-        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+            raise DatasetError(f"the text is too short: its {name} part has {found} tokens of at least {wanted}")
 
 
 def inner_step_seconds(model: transformer.Transformer, pool: TokenPool, config: InnerConfig) -> float:
@@ -108,33 +49,44 @@ def inner_step_seconds(model: transformer.Transformer, pool: TokenPool, config: 
     return statistics.median(seconds[_WARM_STEPS:])
 
 
-def make(out: Path, preset: str, seed: int, text: str, config: InnerConfig) -> dict[str, Any]:
-    """Write all files into `out` and return the summary. Raises GenesisError, OSError."""
+def make(out: Path, preset: str, seed: int, source: str | Path, config: InnerConfig) -> dict[str, Any]:
+    """Write all files into `out` and return the summary. Raises DatasetError, OSError.
+
+    `source`: a text, or the directory in which `model.dataset` has left its tokens.
+    """
     model_config: ModelConfig = PRESETS[preset]
-    _say(f"tokenising {len(text)} characters with a vocabulary of {model_config.vocabulary_size}")
-    tokens = tokenise(text, model_config.vocabulary_size)
-    check_lengths(tokens, config)
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "tokenizer.json") as file:
-        file.write(tokens.tokenizer_json)
-    shards, heldout = write_tokens(out, tokens)
-    _say(f"{len(tokens.train)} training and {len(tokens.heldout)} held-out tokens; building {preset}")
+    files = _tokens_of(source, out, model_config.vocabulary_size, config)
+    _say(f"{files.train_tokens} training and {files.heldout_tokens} held-out tokens; building {preset}")
     model = transformer.build(model_config, seed)
-    _write(out / "theta.bin", transformer.flatten(model).numpy())
+    dataset.write_array(out / "theta.bin", transformer.flatten(model).numpy())
     _say("measuring an inner step")
-    pool = TokenPool([out / shard for shard in shards], config.sequence_tokens)
+    pool = TokenPool([out / shard for shard in files.train_shards], config.sequence_tokens)
     return {
         "preset": preset,
         "model": asdict(model_config),
         "parameters": transformer.parameter_count(model_config),
-        "tokenizer": "tokenizer.json",
-        "train_shards": shards,
-        "train_tokens": len(tokens.train),
-        "heldout_shard": heldout,
-        "heldout_tokens": len(tokens.heldout),
+        "tokenizer": files.tokenizer,
+        "train_shards": list(files.train_shards),
+        "train_tokens": files.train_tokens,
+        "heldout_shard": files.heldout_shard,
+        "heldout_tokens": files.heldout_tokens,
         "theta": "theta.bin",
         "inner_step_seconds": inner_step_seconds(model, pool, config),
     }
+
+
+def _tokens_of(source: str | Path, out: Path, vocabulary_size: int, config: InnerConfig) -> dataset.Files:
+    if isinstance(source, Path):
+        files = dataset.described(source, vocabulary_size)
+        check_lengths(files.train_tokens, files.heldout_tokens, config)
+        out.mkdir(parents=True, exist_ok=True)
+        dataset.copy(source, files, out)
+        return files
+    _say(f"tokenising {len(source)} characters with a vocabulary of {vocabulary_size}")
+    tokens = dataset.tokenise(source, vocabulary_size)
+    check_lengths(len(tokens.train), len(tokens.heldout), config)
+    out.mkdir(parents=True, exist_ok=True)
+    return dataset.write(out, tokens)
 
 
 def _say(line: str) -> None:
@@ -154,7 +106,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), required=True)
     parser.add_argument("--out", type=Path, required=True, help="directory for the files")
     parser.add_argument("--seed", type=int, default=0, help="of θ_0")
-    parser.add_argument("--text", type=Path, help="a UTF-8 file to train on; default: bundled Shakespeare")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--text", type=Path, help="a UTF-8 file to train on; default: bundled Shakespeare")
+    what.add_argument("--data", type=Path, help="a directory that model.dataset has made")
     parser.add_argument("--sequence-tokens", type=_positive, default=defaults.sequence_tokens)
     parser.add_argument("--batch-sequences", type=_positive, default=defaults.batch_sequences)
     parser.add_argument("--threads", type=_positive, default=1)
@@ -169,8 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         InnerConfig(), sequence_tokens=arguments.sequence_tokens, batch_sequences=arguments.batch_sequences
     )
     try:
-        summary = make(arguments.out, arguments.preset, arguments.seed, read_text(arguments.text), config)
-    except GenesisError as error:
+        source = arguments.data or dataset.read_text(arguments.text)
+        summary = make(arguments.out, arguments.preset, arguments.seed, source, config)
+    except DatasetError as error:
         _say(str(error))
         return EXIT_CONFIG
     except OSError as error:

@@ -19,7 +19,18 @@ from p2p.errors import BlobCorrupt, BlobError
 from p2p.manifest import MAX_MANIFEST_BYTES, Manifest, full_bitmap, is_blob_id, manifest_of
 from p2p.partial import PartialBlob, disk_errors
 
-__all__ = ["BlobStore", "Manifest", "PartialBlob"]
+__all__ = ["BlobStore", "Manifest", "PartialBlob", "whole_file"]
+
+
+def whole_file(directory: Path, blob_id: str) -> Path:
+    """Where the store in `directory` has a blob once it is whole; for those who only look, beside its owner."""
+    return _file(directory, "complete", blob_id)
+
+
+def _file(directory: Path, kind: str, blob_id: str) -> Path:
+    if not is_blob_id(blob_id):
+        raise ValueError(f"not a blob id: {blob_id!r:.80}")
+    return directory / kind / blob_id
 
 
 class BlobStore:
@@ -181,9 +192,7 @@ class BlobStore:
         return total
 
     def _file(self, kind: str, blob_id: str) -> Path:
-        if not is_blob_id(blob_id):
-            raise ValueError(f"not a blob id: {blob_id!r:.80}")
-        return self.directory / kind / blob_id
+        return _file(self.directory, kind, blob_id)
 
     def _stage(self, path: Path, blob_id: str, keep: bool) -> Path:
         """The file under temporary/: linked or moved there, copied where that cannot be."""

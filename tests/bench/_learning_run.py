@@ -11,7 +11,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from model import corpus, genesis, inner, transformer
+from model import corpus, dataset, inner, transformer
 from model.config import InnerConfig
 from model.data import TokenPool, assigned_sequences
 from model.evaluate import mean_loss
@@ -32,8 +32,8 @@ class Text:
 
 def text(directory: Path) -> Text:
     """The bundled text, tokenised into files of that directory."""
-    tokens = genesis.tokenise(corpus.text(), VOCABULARY)
-    shards, heldout = genesis.write_tokens(directory, tokens)
+    tokens = dataset.tokenise(corpus.text(), VOCABULARY)
+    shards, heldout = dataset.write_tokens(directory, tokens)
     length = InnerConfig().sequence_tokens
     return Text(TokenPool([directory / shard for shard in shards], length), TokenPool([directory / heldout], length))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import corpus, genesis, inner, tokenizer
+from model import corpus, dataset, genesis, inner, tokenizer
 from model.config import PRESETS, InnerConfig
 from model.data import TokenPool, assigned_sequences
 from model.evaluate import mean_loss
@@ -74,7 +74,7 @@ def test_nano_learns(made: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_same_input_same_files_in_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genesis, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 100_000)
     text = corpus.text()[:300_000]
     first, second = (genesis.make(tmp_path / name, "nano", 1, text, InnerConfig()) for name in "ab")
     assert len(first["train_shards"]) > 1
@@ -83,6 +83,30 @@ def test_same_input_same_files_in_several_shards(tmp_path: Path, monkeypatch: py
         assert content == (tmp_path / "b" / name).read_bytes()
         assert not name.endswith(".tok") or len(content) <= 100_000
     assert {**first, "inner_step_seconds": 0} == {**second, "inner_step_seconds": 0}
+
+
+def test_tokens_made_before_are_taken_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, data = corpus.text()[:100_000], tmp_path / "data"
+    files = dataset.make(data, text, 1024)
+    whole = genesis.make(tmp_path / "whole", "nano", 1, text, InnerConfig())
+    taken = genesis.make(tmp_path / "taken", "nano", 1, data, InnerConfig())
+    assert {**whole, "inner_step_seconds": 0} == {**taken, "inner_step_seconds": 0}
+    for name in (*files.names, "theta.bin"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "taken" / name).read_bytes()
+    (data / "heldout.tok").write_bytes((data / "heldout.tok").read_bytes()[:-2])
+    _refused(data, "not as long as data.json says", capsys)
+    (data / "data.json").write_text(json.dumps({**asdict(files), "heldout_shard": "../data/heldout.tok"}))
+    _refused(data, "a name in it is a path", capsys)
+    dataset.make(data, text, 1100)
+    _refused(data, "a vocabulary of 1100, the model only one of 1024", capsys)
+    (data / "data.json").write_text("{}")
+    _refused(data, "is not what `covenantd data` writes", capsys)
+
+
+def _refused(data: Path, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data.parent / "out"
+    assert genesis.main(["--preset", "nano", "--out", str(out), "--data", str(data)]) == 78
+    assert says in capsys.readouterr().err and not out.exists()
 
 
 def test_bad_text_is_one_line_and_78(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,10 +16,10 @@ from covenantd.chain.keys import Hotkey, create_hotkey
 from covenantd.configtext import render
 from covenantd.errors import TryAgain
 from p2p.child import Child
-from p2p.identity import ensure_identity
 
 LEDGER_GRACE_SECONDS = 5.0
 PEER_GRACE_SECONDS = 10.0
+ANY_PORT = "/ip4/127.0.0.1/tcp/0"
 _START_SECONDS = 60.0
 _VALIDATOR_STAKE_RAO = 1000 * 10**9
 
@@ -69,16 +68,6 @@ def make_peer(ground_directory: Path, runtime: Path, name: str, role: str, behav
     (runtime / name).mkdir(mode=0o700)
     hotkey = create_hotkey(directory / "hotkey.json")
     return LocalPeer(name, role, directory, runtime / name, hotkey, behavior)
-
-
-def bootstrap_address(peer: LocalPeer) -> tuple[str, str]:
-    """(listen, dial): a free loopback port and the multiaddr others use."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = f"/ip4/127.0.0.1/tcp/{probe.getsockname()[1]}"
-    state = peer.directory / "state"
-    state.mkdir(exist_ok=True)
-    return listen, f"{listen}/p2p/{ensure_identity(state / 'p2p-identity.key')}"
 
 
 def write_config(peer: LocalPeer, ground: Ground, listen: str, bootstrap: Sequence[str]) -> None:

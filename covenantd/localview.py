@@ -1,4 +1,4 @@
-"""The live view of a local swarm: one row a daemon on a terminal, a line now and then elsewhere. On stderr."""
+"""The live view of a local swarm: a row a daemon on a terminal, now and then a line a daemon elsewhere. On stderr."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,8 @@ class SwarmView:
             self._live.update(self._table(statuses))
         elif time.monotonic() - self._said_at >= _PLAIN_SECONDS:
             self._said_at = time.monotonic()
-            self.say(plain_line(statuses))
+            for line in plain_lines(statuses):
+                self.say(line)
 
     def _announce_first_loss(self, statuses: Mapping[str, Status | None]) -> None:
         first = next(((n, s.loss) for n, s in statuses.items() if s and s.loss is not None), None)
@@ -98,17 +99,21 @@ def _cells(name: str, status: Status | None) -> list[Text]:
     return cells
 
 
-def plain_line(statuses: Mapping[str, Status | None]) -> str:
-    parts = []
-    for name, status in statuses.items():
-        if status is None:
-            parts.append(f"{name} starting")
-        else:
-            loss = f" loss {status.loss:.3f}" if status.loss is not None else ""
-            parts.append(
-                f"{name} r{status.round if status.round is not None else '-'} {status.phase or status.state}{loss}"
-            )
-    return " | ".join(parts)
+def plain_lines(statuses: Mapping[str, Status | None]) -> list[str]:
+    """One a daemon, of the same words in the same order."""
+    width = max((len(name) for name in statuses), default=0)
+    return [f"{name:<{width}}  {_plain(status)}" for name, status in statuses.items()]
+
+
+def _plain(status: Status | None) -> str:
+    if status is None:
+        return "starting"
+    words = ["round -" if status.round is None else f"round {status.round}", f"{status.phase or status.state:<10}"]
+    words += [f"loss {status.loss:.3f}"] if status.loss is not None else []
+    words += [f"held-out {status.heldout_loss:.3f}"] if status.heldout_loss is not None else []
+    words += [f"{status.tokens_per_second:.0f} tok/s"] if status.tokens_per_second is not None else []
+    words += [f"sent {size(status.sent_bytes)}", f"received {size(status.received_bytes)}"]
+    return "  ".join([*words, f"{status.connected_peers} peers"])
 
 
 def _number(value: float | None, form: str) -> str:

@@ -34,6 +34,10 @@ class Summary:
     weights: Mapping[str, float]  # uid -> share of the validator's weight on chain
     wall_seconds: float
 
+    @property
+    def certified_rounds(self) -> int:
+        return sum(row.roster_size > 0 for row in self.rounds)
+
     def as_dict(self) -> dict[str, Any]:
         return {"schema": 1, **asdict(self)}
 

@@ -6,6 +6,7 @@ waiting allows, so a slow machine makes a test slow, never wrong.
 
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,9 @@ from covenantd.chain.ledger.client import LedgerChain
 from covenantd.controlclient import open_control
 from covenantd.controlwire import ControlError
 from covenantd.localpeers import (
+    ANY_PORT,
     Ground,
     LocalPeer,
-    bootstrap_address,
     ledger_genesis,
     make_peer,
     running_ledger,
@@ -33,6 +34,7 @@ from covenantd.status import RoundSummary, Status
 from covenantd.timing import Timing
 from p2p.blobs import BlobStore
 from p2p.child import Child
+from p2p.identity import ensure_identity
 
 TIMING = Timing(
     start_block=40,
@@ -87,7 +89,7 @@ class Arena:
         return peer
 
     def configure(self, peer: LocalPeer, **ground: Any) -> None:
-        write_config(peer, replace(self.ground, **ground), "/ip4/127.0.0.1/tcp/0", (self.bootstrap_dial,))
+        write_config(peer, replace(self.ground, **ground), ANY_PORT, (self.bootstrap_dial,))
 
     async def register(self, peer: LocalPeer) -> None:
         """Give a new hotkey its uid, as its owner would."""
@@ -254,7 +256,7 @@ async def open_arena(
             faults=True,
         )
         shared = replace(shared, **ground)
-        listen, dial = bootstrap_address(peers["bootstrap"])
+        listen, dial = _bootstrap_address(peers["bootstrap"])
         write_config(peers["bootstrap"], shared, listen, ())
         arena = Arena(directory, runtime, shared, spec, chain, dial, peers, ledger)
         for name in (*names, *judges):
@@ -280,3 +282,13 @@ async def _spec(
     spec = plan.compose(made, blobs, wishes, pace, timing, (await chain.block(0)).hash)
     runspec.write(directory / plan.SPEC, spec, owner.hotkey)
     return spec
+
+
+def _bootstrap_address(peer: LocalPeer) -> tuple[str, str]:
+    """(listen, dial): a free loopback port and the multiaddr others use."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"/ip4/127.0.0.1/tcp/{probe.getsockname()[1]}"
+    state = peer.directory / "state"
+    state.mkdir(exist_ok=True)
+    return listen, f"{listen}/p2p/{ensure_identity(state / 'p2p-identity.key')}"

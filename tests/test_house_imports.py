@@ -35,7 +35,7 @@ ADAPTERS_AT_HOME = {
     "covenantd/doctor.py": "composition root of `covenantd doctor`: asks the chain",
     "covenantd/chain/opening.py": "from [chain] to its client: the part of composition that daemon and doctor share",
     "covenantd/chain/ledger/commands.py": "composition root of `covenantd ledger VERB`",
-    "covenantd/local.py": "composition root of `covenantd swarm`: asks the chain for its origin and the weights",
+    "covenantd/localswarm.py": "composition root of `covenantd swarm`: asks the chain for its origin and the weights",
     "covenantd/registration.py": "composition root of `covenantd register`: signs with the node's hotkey",
     "p2p/_p2pd.py": "open_p2pd is the constructor of P2pdTransport",
 }

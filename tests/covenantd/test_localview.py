@@ -2,11 +2,12 @@
 
 import io
 import math
+from dataclasses import replace
 
 from rich.console import Console
 from test_summary import PEERS, summarised
 
-from covenantd.localview import SwarmView, plain_line, size, summary_table, verdict
+from covenantd.localview import SwarmView, plain_lines, size, summary_table, verdict
 from covenantd.status import PeerStatus, Status
 
 STATUSES = {
@@ -22,13 +23,13 @@ def console(terminal: bool) -> tuple[Console, io.StringIO]:
     return Console(file=out, force_terminal=terminal, width=120), out
 
 
-def test_without_a_terminal_a_line_says_it_all_now_and_then() -> None:
+def test_without_a_terminal_lines_say_it_all_now_and_then() -> None:
     screen, out = console(terminal=False)
     with SwarmView(rounds=8, console=screen) as view:
         for _ in range(5):
             view.show(STATUSES)
     assert out.getvalue().count("first loss: miner-0 5.250") == 1
-    assert out.getvalue().count("miner-1 starting") == 1
+    assert out.getvalue().count("miner-1      starting") == 1
     assert "\x1b" not in out.getvalue()
 
 
@@ -41,9 +42,15 @@ def test_on_a_terminal_there_is_a_row_a_daemon() -> None:
         assert word in out.getvalue()
 
 
-def test_a_plain_line_shows_who_does_what() -> None:
-    line = plain_line(STATUSES)
-    assert line == "bootstrap r- waiting | miner-0 r2 train loss 5.250 | miner-1 starting | validator-0 r1 waiting"
+def test_plain_lines_show_who_does_what() -> None:
+    busy = replace(STATUSES["miner-0"], tokens_per_second=1234.5, sent_bytes=32_768, received_bytes=5_000_000)
+    assert plain_lines({**STATUSES, "miner-0": busy}) == [
+        "bootstrap    round -  waiting     sent 0 B  received 0 B  0 peers",
+        "miner-0      round 2  train       loss 5.250  1234 tok/s  sent 32.8 kB  received 5.0 MB  0 peers",
+        "miner-1      starting",
+        "validator-0  round 1  waiting     held-out nan  sent 0 B  received 0 B  0 peers",
+    ]
+    assert plain_lines({}) == []
 
 
 def test_sizes_have_three_digits_and_a_unit() -> None:

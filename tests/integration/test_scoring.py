@@ -3,7 +3,7 @@
 import pytest
 from arena import Arena, OpenArena
 
-from covenantd.local import shares
+from covenantd.localswarm import shares
 
 pytestmark = pytest.mark.swarm
 

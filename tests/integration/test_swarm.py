@@ -80,7 +80,9 @@ async def _run(command: list[str], said: Said, temporary: Path) -> int:
         with trio.fail_after(_RUN_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listen, process.stdout, said.out.append)
-                nursery.start_soon(listen, process.stderr, lambda s: said.err.append((trio.current_time() - started, s)))
+                nursery.start_soon(
+                    listen, process.stderr, lambda s: said.err.append((trio.current_time() - started, s))
+                )
             return await process.wait()
     finally:
         process.kill()

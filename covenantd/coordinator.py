@@ -63,6 +63,7 @@ class Coordinator:
         self._gathered: tuple[Certified, tuple[Any, ...]] | None = None
         self._drain_ordered = trio.Event()
         self._failures, self._failing_round = 0, -1
+        self._backing_off = False  # `Lost` is on its way, but not yet
         self._under_way: set[trio.CancelScope] = set()
         self._chronicle = Chronicle(node)
 
@@ -87,6 +88,7 @@ class Coordinator:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_chain)
+            nursery.start_soon(self._follow_engine)
             if not await self.unless_draining(lambda: self._node.heads.reached(1)):
                 nursery.cancel_scope.cancel()
                 return
@@ -115,6 +117,15 @@ class Coordinator:
             self._node.heads.see(block)
             self._node.metrics.chain_block.set(block.number)
             await self._send.send(round.Head(block.number))
+
+    async def _follow_engine(self) -> None:
+        """An engine that was started anew holds nothing, whatever the one before died of, and whether or not anybody
+        was waiting for it. (Before the first one, and while a catch-up is under way, there is nothing to lose.)"""
+        generation = 0
+        while True:
+            generation = await self._node.engine.successor(generation)
+            if not self._backing_off:
+                await self.lost()
 
     def _transition(self, nursery: trio.Nursery, event: Event) -> None:
         before = replace(self._state, timing=self._node.spec.timing)  # a change of the run spec may have moved it
@@ -149,11 +160,15 @@ class Coordinator:
         what = type(effect).__name__
         log.error("round work failed", effect=what, round=self._state.round, error=str(error))
         self._node.board.update(last_error=f"{what}: {error}")
-        if isinstance(effect, BESIDE) and not isinstance(error, EngineError):
+        if isinstance(effect, BESIDE) and not isinstance(error, EngineError | Desynced):
             return None  # the round itself goes on without it
         if self._failing_round != self._state.round:
             self._failing_round, self._failures = self._state.round, 0
-        await trio.sleep(_retry_seconds(self._failures) if self._failures else 0)
+        self._backing_off = True
+        try:
+            await trio.sleep(_retry_seconds(self._failures) if self._failures else 0)
+        finally:
+            self._backing_off = False
         self._failures += 1
         return round.Lost()
 
@@ -186,6 +201,7 @@ class Coordinator:
         if sealed is not None:
             self._node.exchange.release(sealed.blob_id)
         if self._certifier is not None:
+            await self._node.check_state()
             await self._certifier.certify(effect.round)
         else:
             await gather.prefetch(self._node, effect.round)
@@ -233,6 +249,7 @@ class Coordinator:
                 loaded = await catchup.catch_up(self._node, effect.through)
                 if self._certifier is not None:
                     await self._chronicle.evaluate()
+                await self._node.check_state()  # still that engine, not an empty successor
                 break
             except (*OUTSIDE_ERRORS, ExceptionGroup) as error:
                 failures += 1

@@ -28,7 +28,8 @@ from covenantd.chain.wallet import refuse_bare_coldkey
 from covenantd.config import Config
 from covenantd.coordinator import Coordinator
 from covenantd.counted import CountedChain, CountedRecords, CountedTransport
-from covenantd.engine import EngineSettings, EngineSlot
+from covenantd.engine import EngineSettings
+from covenantd.engineslot import EngineSlot
 from covenantd.enrol import publish_identity
 from covenantd.errors import EXIT_OK, ConfigError, TryAgain
 from covenantd.heads import Heads

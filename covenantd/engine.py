@@ -1,4 +1,4 @@
-"""The engine as the daemon sees it: a child process that takes orders over a unix socket."""
+"""The engine as the daemon sees it: a child process that takes orders over a unix socket. `EngineSlot` keeps one."""
 
 import os
 import sys
@@ -66,6 +66,7 @@ class Engine:
         self._sending = trio.Lock()
         self._buffer = bytearray()
         self._traces: dict[str, trio.MemorySendChannel[messages.Traced]] = {}
+        self._heard_at: float | None = None  # while an order runs
         self.ended = trio.Event()  # no order will be answered any more
 
     async def order(
@@ -113,18 +114,29 @@ class Engine:
             waiting.close()
         self.ended.set()
 
+    @property
+    def silent_seconds(self) -> float | None:
+        """Since the engine was last heard; None while it has nothing to do."""
+        return None if self._heard_at is None else trio.current_time() - self._heard_at
+
     async def _carry_out(self, order: _Order[Reply]) -> Reply:
         if self._buffer:
             raise EngineError("the engine spoke unasked")
-        await self._send(order.message)
-        while True:
-            reply = await self._receive()
-            if isinstance(reply, messages.Traced):
-                self._tell(reply)
-            elif not isinstance(reply, messages.Progress):
-                return _expected(reply, order.expect)
-            elif order.on_progress:
-                order.on_progress(reply)
+        self._heard_at = trio.current_time()
+        try:
+            await self._send(order.message)
+            while True:
+                reply = await self._receive()
+                self._heard_at = trio.current_time()
+                if isinstance(reply, messages.Traced):
+                    self._tell(reply)
+                elif isinstance(reply, messages.Progress):
+                    if order.on_progress:
+                        order.on_progress(reply)
+                elif not isinstance(reply, messages.Alive):
+                    return _expected(reply, order.expect)
+        finally:
+            self._heard_at = None
 
     async def stop_training(self) -> None:
         await self._send(messages.Stop())
@@ -258,85 +270,3 @@ async def _accept(listener: trio.socket.SocketType, process: Child, settings: En
         return connected[0]
     why = f"exited with {process.returncode}" if process.returncode is not None else "did not connect in time"
     raise EngineError(f"the engine {why}; its log: {settings.log_file or 'stderr'}")
-
-
-class EngineSlot:
-    """The engine, restarted whenever it is lost. `generation` tells its users to load their state again."""
-
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
-        self._engine: Engine | None = None
-        self._ready = trio.Event()
-        self.generation = 0
-        self.starts = 0  # those that failed, too
-        self.last_error: str | None = None
-
-    @property
-    def state(self) -> str:
-        if self._engine is not None:
-            return "ready"
-        return "restarting" if self.generation else "starting"
-
-    @property
-    def pid(self) -> int | None:
-        return self._engine.pid if self._engine else None
-
-    async def run(self) -> None:
-        """Keep an engine running; one that cannot even start is tried again, ever more slowly."""
-        delay_seconds = 0.5
-        while True:
-            self.starts += 1
-            try:
-                async with open_engine(self._settings) as engine:
-                    delay_seconds = 0.5
-                    self._install(engine)
-                    await engine.ended.wait()
-                    self._remove(engine)
-            except EngineError as error:
-                self._note(error)
-                await trio.sleep(delay_seconds)
-                delay_seconds = min(delay_seconds * 2, 60.0)
-            finally:
-                if self._engine is not None:
-                    self._remove(self._engine)
-
-    def _install(self, engine: Engine) -> None:
-        self._engine = engine
-        self.generation += 1
-        self._ready.set()
-
-    def _remove(self, engine: Engine) -> None:
-        """From now on orders wait for the next engine."""
-        if self._engine is engine:
-            self._engine = None
-            self._ready = trio.Event()
-
-    async def order(
-        self, message: messages.Message, expect: type[Reply], on_progress: OnProgress | None = None
-    ) -> Reply:
-        """As Engine.order, with whichever engine runs; EngineError means that its state is gone."""
-        while self._engine is None:
-            await self._ready.wait()
-        engine = self._engine
-        try:
-            return await engine.order(message, expect, on_progress)
-        except EngineRefused:
-            raise
-        except Exception as error:
-            self._note(error)
-            self._remove(engine)
-            raise
-
-    async def stop_training(self) -> None:
-        if self._engine is not None:
-            await self._engine.stop_training()
-
-    async def trace(self, request: messages.Profile) -> messages.Traced:
-        """As Engine.trace; a trace does not outlive the engine it was asked of."""
-        if self._engine is None:
-            raise EngineError("no engine runs at the moment; ask again")
-        return await self._engine.trace(request)
-
-    def _note(self, error: Exception) -> None:
-        self.last_error = str(error) or repr(error)
-        log.warning("engine lost", error=self.last_error)

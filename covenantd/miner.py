@@ -11,7 +11,7 @@ from covenantd import commits
 from covenantd.chain.keys import verify
 from covenantd.commits import Commit
 from covenantd.journal import SealedContribution
-from covenantd.node import Desynced, Node
+from covenantd.node import Node
 from covenantd.roster import quorum
 from model import messages
 from model.config import SCHEDULE
@@ -32,7 +32,7 @@ class Receipt:
 
 async def train(node: Node, round: int) -> int:
     """Train from θ_round on the round's assignment; returns the inner steps done. Raises Desynced."""
-    await check_state(node)
+    await node.check_state()
     key = await node.assignment_key(node.hotkey.hotkey, round)
     node.board.update(inner_step=0, inner_steps=node.spec.inner_steps)
     order = messages.Train(round, key, node.spec.inner_steps, _schedule(node))
@@ -50,13 +50,6 @@ async def train(node: Node, round: int) -> int:
 def _schedule(node: Node) -> dict[str, float]:
     """What the engine, which was loaded with the genesis spec, must be told of later changes."""
     return {name: getattr(node.spec.inner, name) for name in SCHEDULE} if node.spec.revision else {}
-
-
-async def check_state(node: Node) -> None:
-    """θ in memory must still be the θ that was committed: a flipped bit is found before it is trained on."""
-    hashed = await node.engine.order(messages.Hash(), messages.Hashed)
-    if hashed.state_hash != node.journal.memory.state_hash:
-        raise Desynced(f"θ in memory hashes to {hashed.state_hash[:16]}, not {node.journal.memory.state_hash[:16]}")
 
 
 def _show(node: Node, progress: messages.Progress) -> None:

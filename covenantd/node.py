@@ -12,7 +12,7 @@ from covenantd.board import StatusBoard
 from covenantd.chain.keys import Hotkey
 from covenantd.chain.protocol import Chain
 from covenantd.config import Config
-from covenantd.engine import EngineSlot
+from covenantd.engineslot import EngineSlot
 from covenantd.heads import Heads
 from covenantd.journal import Journal
 from covenantd.metrics import Metrics
@@ -20,6 +20,7 @@ from covenantd.roster import OnChainIdentity
 from covenantd.runspec import RunSpec
 from covenantd.specchange import SpecHistory
 from covenantd.traffic import Traffic
+from model import messages
 from p2p.blobs import BlobStore
 from p2p.exchange import Exchange
 from p2p.protocols import PeerId
@@ -71,6 +72,14 @@ class Node:
         """Field 0 of our commitment: how to reach us, and whether we certify."""
         announced = self.swarm.transport.addresses[0].partition("/p2p/")[0] if self.swarm.transport.addresses else ""
         return OnChainIdentity(self.swarm.peer_id, announced, self.validates)
+
+    async def check_state(self) -> None:
+        """θ in memory must still be the θ that was committed: a flipped bit is found before it is trained on or
+        scored with. Raises Desynced, or EngineRefused if the engine holds nothing at all."""
+        ours = self.journal.memory.state_hash
+        hashed = (await self.engine.order(messages.Hash(), messages.Hashed)).state_hash
+        if hashed != ours:
+            raise Desynced(f"θ in memory hashes to {hashed[:16]}, not {ours[:16]}")
 
     async def assignment_key(self, hotkey: str, round: int) -> str:
         """Names the data of (run, hotkey, round): drawn with the block before b_r, so nobody can choose it and

@@ -2,12 +2,14 @@
 
 import trio
 
+from covenantd.engineslot import EngineSlot
 from covenantd.health import Health
 from covenantd.node import Node
 from p2p.swarm import Swarm
 
 _LEAST_SILENCE_SECONDS = 30.0
 _SILENT_BLOCKS = 10
+_ENGINE_LIMIT_SECONDS = 180.0  # a silent engine is replaced long before; only a daemon that fails to do so gets here
 
 
 def watch_peers(health: Health, swarm: Swarm) -> None:
@@ -15,9 +17,20 @@ def watch_peers(health: Health, swarm: Swarm) -> None:
 
 
 def watch_node(health: Health, node: Node) -> None:
-    health.add("engine", lambda: None if node.engine.state == "ready" else f"engine {node.engine.state}")
+    watch_engine(health, node.engine)
     health.add("chain", lambda: _chain(node))
     health.add("state", lambda: _state(node))
+
+
+def watch_engine(health: Health, engine: EngineSlot, limit_seconds: float = _ENGINE_LIMIT_SECONDS) -> None:
+    """Whether there is one, and whether one at work still shows it: it does at every step of whatever it does."""
+
+    def heartbeat() -> str | None:
+        silent = engine.silent_seconds
+        return None if silent is None or silent <= limit_seconds else f"at work, but silent for {silent:.0f} s"
+
+    health.add("engine", lambda: None if engine.state == "ready" else f"engine {engine.state}")
+    health.add("engine-heartbeat", heartbeat, live=True)
 
 
 def _chain(node: Node) -> str | None:

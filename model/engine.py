@@ -11,6 +11,7 @@ from model import messages as m
 from model.contribution import Expected
 from model.errors import InputError
 from model.outer import outer_step
+from model.pulse import Pulse
 from model.session import Session, check_hex32, open_session
 from model.sparse import Sparse
 from model.tracing import Tracer, Wanted
@@ -24,15 +25,17 @@ class Engine:
         self,
         *,
         allow_faults: bool,
-        emit: training.Emit,
+        emit: Callable[[m.Progress | m.Traced | m.Alive], None],
         should_stop: training.ShouldStop,
         wanted_profile: Wanted = lambda: None,
+        beat_seconds: float = 1.0,
     ) -> None:
-        """`emit` sends an event while training; `wanted_profile` and `should_stop` are asked before and after each
-        inner step."""
+        """`emit` sends an event while an order is carried out, at least every `beat_seconds` or, where a step of it
+        takes longer, after that step; `wanted_profile` and `should_stop` are asked before and after each inner step."""
         self._allow_faults = allow_faults
         self._wanted_profile = wanted_profile
         self._emit, self._should_stop = emit, should_stop
+        self._beat = Pulse(emit, beat_seconds)
         self._loaded: Session | None = None
         self._answers: dict[type[m.Message], Callable[..., m.Message]] = {
             m.Load: self._load,
@@ -67,7 +70,7 @@ class Engine:
         return self._loaded
 
     def _load(self, request: m.Load) -> m.Loaded:
-        session = self._loaded = open_session(request)
+        session = self._loaded = open_session(request, self._beat)
         return m.Loaded(
             parameters=session.layout.parameters,
             layout_hash=session.layout.hash,
@@ -87,11 +90,12 @@ class Engine:
 
     def _advance(self, request: m.Advance) -> m.Advanced:
         session = self._session
+        _check_base(session, request)
         roster = _read_roster(session, request)
         session.feedback.settle(request.round, request.own_included)
         session.save_optimizer()
         session.save_feedback()  # before θ: a crash in between repeats the step, and settling again does nothing
-        step = outer_step(session.layout, session.theta, roster, request.alpha)
+        step = outer_step(session.layout, session.theta, roster, request.alpha, beat=self._beat)
         if request.theta_path is not None:
             statehash.write_theta(request.theta_path, step.theta)
         session.theta, session.round = step.theta, request.round + 1
@@ -130,8 +134,15 @@ def _disk_trouble(error: OSError) -> str:
     return f"{where}: {error.strerror}"
 
 
-def _read_roster(session: Session, request: m.Advance) -> list[Sparse]:
+def _check_base(session: Session, request: m.Advance) -> None:
+    """A flipped bit in θ would pass into every later θ. Raises InputError: load the right one first."""
     check_hex32("base state hash", request.base_state_hash)
+    hashed = session.state_hash()
+    if hashed != request.base_state_hash:
+        raise InputError(f"θ in memory hashes to {hashed[:16]}, not {request.base_state_hash[:16]}")
+
+
+def _read_roster(session: Session, request: m.Advance) -> list[Sparse]:
     if request.round != session.round:
         raise InputError(f"cannot advance round {request.round}: θ is that of round {session.round}")
     if len(request.contributions) != len(request.hotkeys) or not math.isfinite(request.alpha):
@@ -140,4 +151,5 @@ def _read_roster(session: Session, request: m.Advance) -> list[Sparse]:
     for path, hotkey in zip(request.contributions, request.hotkeys, strict=True):
         expected = Expected(session.config.run_id, request.round, request.base_state_hash, hotkey)
         roster.append(contribution.read(path, session.layout, expected))
+        session.beat()
     return roster

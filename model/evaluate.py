@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from model.data import TokenPool
+from model.pulse import Beat, no_beat
 
 
 @torch.inference_mode()
-def mean_loss(model: nn.Module, pool: TokenPool, indices: Sequence[int], batch_sequences: int) -> float:
-    """Mean cross entropy in nats per token over the sequences `indices`, `batch_sequences` at a time.
+def mean_loss(
+    model: nn.Module, pool: TokenPool, indices: Sequence[int], batch_sequences: int, beat: Beat = no_beat
+) -> float:
+    """Mean cross entropy in nats per token over the sequences `indices`, `batch_sequences` and a `beat` at a time.
 
     Parameters and gradients stay as they are. Not finite if the model is not. Raises ValueError on no sequences,
     IndexError and DataError as the pool does.
@@ -22,4 +25,5 @@ def mean_loss(model: nn.Module, pool: TokenPool, indices: Sequence[int], batch_s
     for start in range(0, len(indices), batch_sequences):
         batch = pool.batch(indices[start : start + batch_sequences]).to(device)
         total += float(model.loss(batch)) * len(batch)  # type: ignore[operator]  # see model.inner
+        beat()
     return total / len(indices)

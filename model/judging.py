@@ -31,7 +31,7 @@ def evaluate(session: Session, request: Evaluate) -> Evaluated:
     count = min(request.sequences, session.heldout_pool.sequences)
     session.fill_model(session.theta)
     batch = session.config.inner.batch_sequences
-    loss = mean_loss(session.model, session.heldout_pool, range(count), batch)
+    loss = mean_loss(session.model, session.heldout_pool, range(count), batch, session.beat)
     return Evaluated(loss, count)
 
 
@@ -70,7 +70,8 @@ class _Judge:
         if not sequences:
             return math.nan
         session = self.session
-        return mean_loss(session.model, session.train_pool, sequences, session.config.inner.batch_sequences)
+        batch = session.config.inner.batch_sequences
+        return mean_loss(session.model, session.train_pool, sequences, batch, session.beat)
 
     def applied(self, path: str) -> torch.Tensor:
         """θ - scale · the contribution at `path`."""

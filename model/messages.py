@@ -1,8 +1,8 @@
 """What the engine understands: one frozen dataclass a message, msgpack on a unix socket. Torch-free.
 
 A frame is a 4-byte big-endian length and a msgpack map {"type": name, **fields}. The daemon sends one request
-and reads events (`Progress`, `Traced`) until the request's reply or `Failed`. Only `Stop` and `Profile` may be sent
-while `Train` runs: the one ends training after the current inner step, the other has the next steps traced.
+and reads events (`Progress`, `Traced`, `Alive`) until the request's reply or `Failed`. Only `Stop` and `Profile` may
+be sent while `Train` runs: the one ends training after the current inner step, the other has the next steps traced.
 """
 
 import struct
@@ -77,6 +77,11 @@ class Progress:
     learning_rate: float
     memory_bytes: int  # resident, and on the GPU
     gpu_memory_bytes: int = 0  # the most torch held on the GPU so far
+
+
+@dataclass(frozen=True)
+class Alive:
+    """An event now and then while any order takes long: there is progress, of which nothing else is to be told."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,8 @@ class Evaluated:
 @dataclass(frozen=True)
 class Advance:
     """The outer step of `round`: θ ← θ - α·G over `contributions` in roster order (none: a void round, θ stays).
-    Settles the error feedback of `round` first: `own_included` says whether our contribution is in it.
-    Writes θ to `theta_path` when given."""
+    Refused if θ in memory does not hash to `base_state_hash`. Settles the error feedback of `round` first:
+    `own_included` says whether our contribution is in it. Writes θ to `theta_path` when given."""
 
     round: int
     contributions: tuple[str, ...]
@@ -257,7 +262,7 @@ class Failed:
 
 
 Message = (
-    Load | Loaded | Hash | Hashed | Train | Progress | Trained | Stop | Profile | Traced | Seal | Sealed
+    Load | Loaded | Hash | Hashed | Train | Progress | Alive | Trained | Stop | Profile | Traced | Seal | Sealed
     | Check | Checked | Score | Scored | Evaluate | Evaluated | Advance | Advanced | Settle | Settled
     | Restore | Restored | FlipBit | Flipped | Failed
 )  # fmt: skip

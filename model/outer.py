@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.aggregate import clipping, combine
 from model.layout import Layout
+from model.pulse import Beat, no_beat
 from model.sparse import Sparse
 
 
@@ -26,6 +27,7 @@ def outer_step(
     alpha: float,
     weights: Sequence[float] | None = None,
     out: Tensor | None = None,
+    beat: Beat = no_beat,
 ) -> OuterStep:
     """`theta` fp32 [P] is not changed unless it is `out`, too, which then is the new θ. α is rounded to fp32; a
     product and a difference, each rounded, no more. `weights`: see `aggregate.combine`.
@@ -40,5 +42,6 @@ def outer_step(
     for band, update in combine(layout, roster, clips, weights):
         squares += float(torch.linalg.vector_norm(update.mul_(rate), dim=1).double().square().sum())
         band.group.subtract_chunks(theta, update, out)
+        beat()
     clipped = sum(clip is not None for of_group in clips for clip in of_group)
     return OuterStep(out, sqrt(squares), clipped)

@@ -15,6 +15,7 @@ from model.errorfeedback import ErrorFeedback
 from model.errors import InputError
 from model.layout import Layout
 from model.messages import Load
+from model.pulse import Beat
 
 FEEDBACK_FILE = "ef.bin"
 OPTIMIZER_FILE = "optimizer.bin"
@@ -47,6 +48,7 @@ class Session:
     heldout_pool: TokenPool
     state_directory: Path
     behavior: str
+    beat: Beat
     delta: Delta | None = None
 
     def state_hash(self) -> str:
@@ -75,19 +77,24 @@ def check_hex32(name: str, value: str) -> None:
         raise InputError(f"{name} is not 64 hex digits: {value!r:.100}")
 
 
-def open_session(load: Load) -> Session:
-    """Everything `load` names. Raises InputError or OSError on bad fields and files."""
+def open_session(load: Load, beat: Beat) -> Session:
+    """Everything `load` names; a `beat` after each part. Raises InputError or OSError on bad fields and files."""
     config, layout = _configured(load)
     if load.behavior not in BEHAVIORS or load.threads < 1 or load.round < 0:
         raise InputError(f"bad load: behavior {load.behavior!r}, {load.threads} threads, round {load.round}")
     torch.set_num_threads(load.threads)
     theta = statehash.read_theta(load.theta_path, layout.parameters)
+    beat()
     device = _device(load.device)
     model = transformer.Transformer(config.model).to(device)
+    beat()
     optimizer = inner.make_optimizer(model, config.inner)
     directory = Path(load.state_directory)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     steps = _restore_optimizer(directory / OPTIMIZER_FILE, config.run_id, optimizer)
+    beat()
+    feedback = _feedback(directory / FEEDBACK_FILE, config, layout)
+    beat()
     return Session(
         config=config,
         layout=layout,
@@ -98,11 +105,12 @@ def open_session(load: Load) -> Session:
         optimizer=optimizer,
         optimizer_steps=steps,
         optimizer_saved=True,
-        feedback=_feedback(directory / FEEDBACK_FILE, config, layout),
+        feedback=feedback,
         train_pool=_pool(load.train_shards, config),
         heldout_pool=_pool((load.heldout_shard,), config),
         state_directory=directory,
         behavior=load.behavior,
+        beat=beat,
     )
 
 

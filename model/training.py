@@ -164,13 +164,17 @@ def seal(session: Session, request: Seal) -> Sealed:
     feedback = session.feedback
     if feedback.trained_round != request.round:  # equal if an earlier try failed on the way
         feedback.absorb(request.round, delta.values)
+        session.beat()
     feedback.settle(request.round, included=False)
     size = 0
     if request.path is not None:
         sparse = compress(session.layout, feedback.unclaimed())
+        session.beat()
         size = _write(session, request, request.path, sparse)
         feedback.claim(request.round, sparse)
+        session.beat()
     session.save_optimizer()
+    session.beat()
     session.save_feedback()
     session.delta = None
     return Sealed(request.round, request.path, size, feedback.norm())

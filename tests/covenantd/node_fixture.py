@@ -57,6 +57,7 @@ class ScriptedEngine:
     """Answers each order by its type; told progress while it trains."""
 
     state = "ready"
+    silent_seconds: float | None = None
 
     def __init__(self, *answers: m.Message) -> None:
         self.answers = {type(one): one for one in (m.Hashed(STATE), m.Evaluated(4.5, 64), *answers)}

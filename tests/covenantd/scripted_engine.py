@@ -66,6 +66,9 @@ def answer(sock: socket.socket, request: m.Message, behaviour: str) -> None:
 
 def misbehave(sock: socket.socket, behaviour: str) -> None:
     said = SAID.get(behaviour, WHOLE)
+    for _ in range(15 if behaviour == "slow" else 0):
+        sock.sendall(m.encode(m.Alive()))
+        time.sleep(0.1)
     for part in [bytes([byte]) for byte in said] if behaviour == "byte-by-byte" else [said]:
         sock.sendall(part)
         time.sleep(0.001)

@@ -15,8 +15,11 @@ import trio
 import trio.testing
 
 from covenantd import engine as engine_module
-from covenantd.engine import EngineRefused, EngineSettings, EngineSlot
+from covenantd.engine import EngineRefused, EngineSettings
+from covenantd.engineslot import EngineSlot
 from covenantd.errors import EngineError
+from covenantd.health import Health
+from covenantd.readiness import watch_engine
 from model import messages as m
 from p2p.child import Child
 
@@ -62,12 +65,6 @@ def open_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[C
 
 async def hash_of(slot: EngineSlot) -> str:
     return (await slot.order(m.Hash(), m.Hashed)).state_hash
-
-
-async def another(slot: EngineSlot) -> None:
-    """Until the first engine has a successor, without ordering anything."""
-    while slot.generation == 1:  # noqa: ASYNC110 - nothing says so
-        await trio.sleep(0.01)
 
 
 async def test_orders_are_answered_in_turn_and_progress_is_told(open_slot: OpenSlot) -> None:
@@ -131,6 +128,30 @@ async def test_slow_bytes_are_not_a_stall(open_slot: OpenSlot) -> None:
         assert await hash_of(slot) == "byte-by-byte"
 
 
+async def test_long_work_is_no_stall_while_the_engine_shows_that_it_goes_on(open_slot: OpenSlot) -> None:
+    async with open_slot("slow", stall_seconds=1.0) as slot:
+        assert slot.silent_seconds is None
+        assert await slot.order(EVALUATE, m.Evaluated) == m.Evaluated(1.0, 1)
+        assert await hash_of(slot) == "slow" and slot.silent_seconds is None
+
+
+async def test_a_silent_engine_at_work_fails_the_liveness_check(open_slot: OpenSlot, nursery: trio.Nursery) -> None:
+    async with open_slot("hang") as slot:
+        health = Health()
+        watch_engine(health, slot, limit_seconds=0.2)
+        assert not health.ready() and health.alive(), "an engine that starts is no reason to start the daemon anew"
+        assert await hash_of(slot) == "hang"
+        await trio.sleep(0.3)
+        assert health.ready() and health.alive(), "one that has nothing to do has nothing to say"
+        nursery.start_soon(slot.order, EVALUATE, m.Evaluated)
+        await trio.testing.wait_all_tasks_blocked()
+        assert health.alive()
+        await trio.sleep(0.3)
+        (failing,) = [finding for finding in health.findings() if finding.live and not finding.ok]
+        assert failing.name == "engine-heartbeat" and failing.reason == "at work, but silent for 0 s"
+        nursery.cancel_scope.cancel()
+
+
 async def test_bad_input_is_refused_and_the_engine_goes_on(open_slot: OpenSlot) -> None:
     async with open_slot("first", "second") as slot:
         for _ in range(2):
@@ -164,7 +185,7 @@ async def test_who_gave_up_an_order_that_kills_the_engine_harms_nobody_else(open
             nursery.start_soon(slot.order, EVALUATE, m.Evaluated)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        await another(slot)
+        assert await slot.successor(1) == 2
         assert await hash_of(slot) == "second"
 
 
@@ -206,7 +227,7 @@ async def test_an_idle_engine_that_is_killed_is_replaced_before_anybody_asks(ope
         assert await hash_of(slot) == "first"
         assert slot.pid is not None
         os.kill(slot.pid, number)
-        await another(slot)
+        assert await slot.successor(1) == 2
         assert await hash_of(slot) == "second" and slot.last_error is None
 
 

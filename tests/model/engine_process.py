@@ -91,7 +91,7 @@ class EngineProcess:
     def ask(self, message: m.Message) -> m.Message:
         """Send and wait for the reply; events are kept aside."""
         self.send(message)
-        while isinstance(reply := self.receive(), m.Progress | m.Traced):
+        while isinstance(reply := self.receive(), m.Progress | m.Traced | m.Alive):
             self.events.append(reply)
         return reply
 

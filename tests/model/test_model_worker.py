@@ -13,6 +13,7 @@ import pytest
 from engine_process import HOTKEY, KEY, EngineProcess, load_message, read_theta, write_run
 
 from model import messages as m
+from model.engine import Engine
 
 Reply = TypeVar("Reply")
 
@@ -85,6 +86,25 @@ def test_a_round_and_a_restart(directory: Path) -> None:
         assert engine.events[-1].learning_rate < 3e-3  # the schedule went on: past the warm-up of 2 steps
 
 
+def test_a_sign_of_life_comes_at_every_step_of_long_work(directory: Path) -> None:
+    said: list[m.Message] = []
+    engine = Engine(allow_faults=False, emit=said.append, should_stop=lambda: False, beat_seconds=0)
+
+    def beats(kind: type[Reply], request: m.Message) -> int:
+        said.clear()
+        expect(kind, engine.answer(request))
+        return said.count(m.Alive())
+
+    assert beats(m.Loaded, load_message(directory)) >= 4
+    base = expect(m.Hashed, engine.answer(m.Hash())).state_hash
+    assert beats(m.Evaluated, m.Evaluate(16)) == 16 / 2  # a batch each
+    expect(m.Trained, engine.answer(m.Train(0, KEY, 3)))
+    assert beats(m.Sealed, m.Seal(0, base, HOTKEY, str(directory / "c0"))) >= 3
+    score = m.Score(0, (str(directory / "c0"),), (KEY,), (3,), "77" * 32, 1.0, 4)
+    assert beats(m.Scored, score) == 4 * 4 / 2
+    assert beats(m.Advanced, advance(directory, base, "c0")) >= 2
+
+
 def test_a_void_round_leaves_theta_and_gives_everything_back(directory: Path, engine: EngineProcess) -> None:
     loaded = expect(m.Loaded, engine.ask(load_message(directory)))
     train_and_seal(engine, loaded.state_hash, directory / "c0")
@@ -139,6 +159,19 @@ def test_two_engines_with_other_threads_agree_to_the_bit(directory: Path, engine
     assert len(hashes) == 1 and base not in hashes
     stepped = read_theta(directory / "theta-1.bin")
     assert not (stepped == read_theta(directory / "theta.bin")).all()
+
+
+def test_no_step_is_taken_from_a_state_with_a_flipped_bit(directory: Path, engine: EngineProcess) -> None:
+    base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
+    train_and_seal(engine, base, directory / "c0")
+    before = (directory / "state/ef.bin").read_bytes()
+    expect(m.Flipped, engine.ask(m.FlipBit(3, 0)))
+    for names in ((), ("c0",)):  # a void round keeps θ, and what is wrong with it
+        failed = expect(m.Failed, engine.ask(advance(directory, base, *names)))
+        assert failed.kind == "input" and "θ in memory hashes to" in failed.message
+    assert (directory / "state/ef.bin").read_bytes() == before, "nothing was settled"
+    expect(m.Flipped, engine.ask(m.FlipBit(3, 0)))
+    expect(m.Advanced, engine.ask(advance(directory, base, "c0")))
 
 
 def test_a_flipped_bit_changes_the_hash_and_restore_repairs_it(directory: Path, engine: EngineProcess) -> None:

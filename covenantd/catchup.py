@@ -5,6 +5,8 @@ of a roster whose body names the state hash it was built on. State hashes are bl
 bytes, and pieces that are still good here are not fetched again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -16,7 +18,7 @@ from covenantd.engine import EngineRefused
 from covenantd.gather import Certified
 from covenantd.journal import PastRound
 from covenantd.node import Desynced, Node
-from covenantd.roster import NO_DIGEST
+from covenantd.roster import NO_DIGEST, Roster
 from covenantd.runspec import Dataset
 from model import messages
 from p2p.errors import BlobUnavailable
@@ -25,12 +27,14 @@ log = structlog.get_logger("covenantd.catchup")
 REPLAYED_ROUNDS = 16  # further behind than this, a newer state is fetched instead
 KEPT_STATES = 3
 _STATE_SECONDS = 60.0
+_TOKENS_SECONDS = 120.0
 _REPLAY_SECONDS = 30.0
 
 
 async def catch_up(node: Node, through: int) -> messages.Loaded:
-    """Returns with θ_{through + 1} in the engine and in the journal. Raises BlobUnavailable when no connected peer
-    has what is needed: then somebody must come back first."""
+    """Returns with θ_{through + 1} in the engine and in the journal. Raises BlobUnavailable, with a word on what is
+    waited for, when no connected peer gives what is needed in time: begun anew, perhaps from a later round, it goes on
+    with what is here."""
     await _dataset(node, node.spec.dataset)
     await revisions.look_up(node)
     missed = await missed_rosters(node, through)
@@ -55,7 +59,14 @@ async def missed_rosters(node: Node, through: int) -> list[Certified]:
     rosters: list[Certified] = []
     digest = vote.digest if vote else NO_DIGEST
     while digest not in (NO_DIGEST, memory.previous) and len(rosters) < REPLAYED_ROUNDS:
-        certified = await gather.certified_roster(node, digest)
+        try:
+            with _waiting_for(node, f"the roster {digest[:16]}"):
+                certified = await gather.certified_roster(node, digest, deadline_seconds=_REPLAY_SECONDS)
+        except BlobUnavailable as error:
+            if not rosters:
+                raise
+            log.warning("an older roster is not to be had: going on from a later state", error=str(error))
+            break
         if certified.body.round < memory.round:
             break
         rosters.insert(0, certified)
@@ -64,9 +75,9 @@ async def missed_rosters(node: Node, through: int) -> list[Certified]:
 
 
 async def _replay(node: Node, missed: list[Certified], through: int) -> None:
-    for certified in missed:
+    for number, certified in enumerate(missed):
         if certified.body.round >= node.journal.memory.round:
-            await _follow(node, certified)
+            await _follow(node, certified, frozenset(later.digest for later in missed[number + 1 :]))
     await _void_rounds(node, through + 1)
 
 
@@ -77,7 +88,7 @@ async def _settle(node: Node, pending: tuple[int, ...], missed: list[Certified])
     rosters = await _back_to(node, min(open_rounds), missed) if open_rounds and missed else missed
     for round in open_rounds:
         if not rosters or rosters[0].body.round <= round or rosters[0].body.previous == NO_DIGEST:
-            included = any(c.body.round == round and c.body.lists(node.hotkey.hotkey) for c in rosters)
+            included = any(c.body.round == round and _lists_ours(node, c.body) for c in rosters)
             await node.engine.order(messages.Settle(round, included), messages.Settled)
 
 
@@ -101,7 +112,18 @@ async def _dataset(node: Node, dataset: Dataset) -> None:
 
 
 async def _fetch(node: Node, blob_id: str) -> None:
-    await node.exchange.fetch(blob_id, node.holders(), max_bytes=node.spec.dataset.max_blob_bytes)
+    limit = node.spec.dataset.max_blob_bytes
+    with _waiting_for(node, f"the run's tokens {blob_id[:16]}"):
+        await node.exchange.fetch(blob_id, node.holders(), max_bytes=limit, deadline_seconds=_TOKENS_SECONDS)
+
+
+@contextmanager
+def _waiting_for(node: Node, what: str) -> Iterator[None]:
+    """The operator is told what it is that nobody gives us."""
+    try:
+        yield
+    except BlobUnavailable as error:
+        raise BlobUnavailable(f"waiting for {what} from {len(node.holders()())} connected peers: {error}") from error
 
 
 def _holds_state(node: Node) -> bool:
@@ -122,9 +144,10 @@ async def _state(node: Node, state_hash: str, seed: Path | None = None) -> Path:
     """Raises BlobUnavailable when no connected peer has that θ in time."""
     limit = node.spec.dataset.max_blob_bytes
     node.traffic.is_state(state_hash)
-    return await node.exchange.fetch(
-        state_hash, node.holders(), max_bytes=limit, deadline_seconds=_STATE_SECONDS, seed=seed
-    )
+    with _waiting_for(node, f"the state {state_hash[:16]}"):
+        return await node.exchange.fetch(
+            state_hash, node.holders(), max_bytes=limit, deadline_seconds=_STATE_SECONDS, seed=seed
+        )
 
 
 async def install(node: Node) -> messages.Loaded:
@@ -208,25 +231,29 @@ async def _load(node: Node, theta: Path) -> messages.Loaded:
     )
 
 
-async def _follow(node: Node, certified: Certified) -> None:
-    """Replay one certified round."""
-    await _void_rounds(node, certified.body.round)
+async def _follow(node: Node, certified: Certified, ahead: frozenset[str]) -> None:
+    """Replay one certified round. `ahead`: the rosters of those after it, here already and still to be kept."""
+    ahead |= {certified.digest}
+    await _void_rounds(node, certified.body.round, ahead)
     if certified.body.base_state_hash != node.journal.memory.state_hash:
         log.error("our θ is not the certified one: taking it from a peer", round=certified.body.round)
         await _jump(node, certified)
         await install(node)
     paths = await gather.contributions(node, certified.body, deadline_seconds=_REPLAY_SECONDS)
-    await advance(node, certified, paths)
+    await advance(node, certified, paths, ahead)
     log.info("round replayed", round=certified.body.round)
 
 
-async def _void_rounds(node: Node, until: int) -> None:
+async def _void_rounds(node: Node, until: int, ahead: frozenset[str] = frozenset()) -> None:
     for _ in range(node.journal.memory.round, until):
-        await advance(node, None, ())
+        await advance(node, None, (), ahead)
 
 
-async def advance(node: Node, certified: Certified | None, paths: tuple[Path, ...]) -> messages.Advanced:
-    """The outer step of the journal's round (None: void), made durable: engine, blob, journal, in that order.
+async def advance(
+    node: Node, certified: Certified | None, paths: tuple[Path, ...], ahead: frozenset[str] = frozenset()
+) -> messages.Advanced:
+    """The outer step of the journal's round (None: void), made durable: engine, blob, journal, in that order. Blobs
+    that nobody will ask for are deleted, but for those `ahead`.
 
     A crash between any two of them is harmless: the error feedback settles by round, once, and θ is recomputed.
     """
@@ -239,7 +266,7 @@ async def advance(node: Node, certified: Certified | None, paths: tuple[Path, ..
         hotkeys=tuple(public_key(e.hotkey).hex() for e in entries),
         base_state_hash=memory.state_hash,
         alpha=certified.body.alpha if certified else 0.0,
-        own_included=certified is not None and certified.body.lists(node.hotkey.hotkey),
+        own_included=certified is not None and _lists_ours(node, certified.body),
         theta_path=str(theta) if theta else None,
     )
     advanced = await node.engine.order(order, messages.Advanced)
@@ -251,11 +278,20 @@ async def advance(node: Node, certified: Certified | None, paths: tuple[Path, ..
     digest = certified.digest if certified else None
     node.journal.finish_round(PastRound(memory.round, digest, advanced.state_hash, blobs))
     revisions.put_in_force(node)
-    _prune(node)
+    _prune(node, ahead)
     return advanced
 
 
-def _prune(node: Node) -> None:
+def _lists_ours(node: Node, body: Roster) -> bool:
+    """Whether what was sent in that round is what the error feedback is to be relieved of: after its file was lost
+    we may have sealed another contribution than the one we had committed to."""
+    sealed, ours = node.journal.memory.sealed, node.hotkey.hotkey
+    if sealed is None or sealed.round != body.round:
+        return body.lists(ours)
+    return any((entry.hotkey, entry.blob_id) == (ours, sealed.blob_id) for entry in body.contributions)
+
+
+def _prune(node: Node, ahead: frozenset[str]) -> None:
     """Keep what others may still ask for: the dataset, θ_0, the last states, the last rounds' contributions."""
     memory, dataset = node.journal.memory, node.spec.dataset
     kept = {dataset.tokenizer, *dataset.train_shards, dataset.heldout_shard, node.spec.genesis_state}
@@ -265,4 +301,4 @@ def _prune(node: Node) -> None:
     kept |= {memory.offered} if memory.offered else set()
     if memory.sealed:
         kept.add(memory.sealed.blob_id)
-    node.blobs.retain(kept)
+    node.blobs.retain(kept | ahead)

@@ -243,10 +243,11 @@ class Coordinator:
         return round.Advanced(effect.round + 1)
 
     async def _catch_up(self, effect: round.CatchUp) -> Event:
-        failures = 0
+        node, failures = self._node, 0
         while True:
             try:
-                loaded = await catchup.catch_up(self._node, effect.through)
+                through = max(effect.through, node.spec.timing.last_decided(node.heads.number))
+                loaded = await catchup.catch_up(node, through)
                 if self._certifier is not None:
                     await self._chronicle.evaluate()
                 await self._node.check_state()  # still that engine, not an empty successor

@@ -1,12 +1,14 @@
 """What the daemon costs: a miner's TRAIN phase against the same engine driven directly, in turns.
 
 The other miner is paused and the ledger's blocks are ours to make: one each half second while the miner trains, as in
-a real swarm, none while the engine alone is measured.
+a real swarm, none while the engine alone is measured. Which of the two goes first alternates from pair to pair, so that
+a machine that warms up or slows down favours neither.
 """
 
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -25,7 +27,7 @@ _KEY = "5e" * 32
 _WARM_UP_ROUNDS = 1
 
 
-async def overhead(pairs: int, inner_steps: int, threads: int) -> list[dict[str, float]]:
+async def overhead(pairs: int, inner_steps: int, threads: int) -> list[dict[str, Any]]:
     """A row a pair of measurements."""
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, tempfile.TemporaryDirectory(prefix="b-") as runtime:
         made = await plan.genesis(Path(scratch) / "genesis", "nano", 0, lambda line: None)
@@ -43,17 +45,21 @@ async def overhead(pairs: int, inner_steps: int, threads: int) -> list[dict[str,
     return rows[_WARM_UP_ROUNDS:]
 
 
-async def _pair(arena: Arena, engine: EngineProcess, round: int, inner_steps: int) -> dict[str, float]:
+async def _pair(arena: Arena, engine: EngineProcess, round: int, inner_steps: int) -> dict[str, Any]:
     if round == 0:
         await trio.to_thread.run_sync(_load, arena, engine)
     tokens = inner_steps * arena.spec.inner.batch_sequences * arena.spec.inner.sequence_tokens
-    await _train(arena, round)
+    daemon_first = round % 2 == 1
+    if daemon_first:
+        await _train(arena, round)
     alone = await trio.to_thread.run_sync(_seconds_alone, engine, inner_steps)
+    if not daemon_first:
+        await _train(arena, round)
     await arena.certify(round)
     await arena.finish(round, MINER, VALIDATOR)
     trained = (await arena.rounds(MINER))[round]
     assert trained.inner_steps == inner_steps, trained
-    return _row(tokens, trained.phases["train"], alone)
+    return {"first": "daemon" if daemon_first else "alone", **_row(tokens, trained.phases["train"], alone)}
 
 
 def _row(tokens: int, in_daemon: float, alone: float) -> dict[str, float]:

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--miners", type=int, default=3, metavar="N")
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="of the swarm that is watched (4)")
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="daemon and engine alone, in turns (5)")
-    parser.add_argument("--steps", type=int, default=30, metavar="H", help="inner steps of each such measurement (30)")
+    parser.add_argument(
+        "--steps", type=int, default=200, metavar="H", help="inner steps of each measurement (200)"
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of both engines (1)")
     parser.add_argument("--only", choices=("watch", "overhead"), help="half of it: watch a swarm, or the overhead")
 
@@ -55,6 +57,7 @@ def _add_overhead(result: dict[str, Any], args: argparse.Namespace) -> None:
     ratio = statistics.median(row["ratio"] for row in pairs)
     best = [max(row[name] for row in pairs) for name in ("daemon_tokens_per_second", "alone_tokens_per_second")]
     result["overhead"] = pairs
+    result["ratio_spread"] = [min(row["ratio"] for row in pairs), max(row["ratio"] for row in pairs)]
     result["ratio_of_the_best_runs"] = best[0] / best[1]  # what is left when the machine is noisy
     met = ratio >= MIN_THROUGHPUT_RATIO
     result["bounds"].append(_bound("throughput, daemon over engine, at least", ratio, MIN_THROUGHPUT_RATIO, met))

@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--miners", type=int, default=3, metavar="N")
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="of the swarm that is watched (4)")
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="daemon and engine alone, in turns (5)")
-    parser.add_argument(
-        "--steps", type=int, default=200, metavar="H", help="inner steps of each measurement (200)"
-    )
+    parser.add_argument("--steps", type=int, default=200, metavar="H", help="inner steps of each measurement (200)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of both engines (1)")
     parser.add_argument("--only", choices=("watch", "overhead"), help="half of it: watch a swarm, or the overhead")
 

@@ -1,20 +1,16 @@
 """The daemons of a local swarm as `covenantd swarm` keeps them: stand-ins that end, and boards that answer."""
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from covenantd import cli
 from covenantd.board import StatusBoard
 from covenantd.chain.keys import Hotkey
 from covenantd.control import serve_control
 from covenantd.controlverbs import standard_verbs
-from covenantd.errors import EXIT_CONFIG, ConfigError, TryAgain
-from covenantd.local import _trouble_with
+from covenantd.errors import TryAgain
 from covenantd.localdaemons import MAX_RESTARTS, Daemons, running_daemons
 from covenantd.localpeers import LocalPeer
 from covenantd.roundlog import NAME, RoundLog
@@ -84,23 +80,3 @@ async def test_who_does_not_answer_any_more_has_written_its_rounds_down(peer: Lo
     async with running_daemons(pytest.fail, running("exec sleep 60")) as daemons:
         daemons.start(peer)
         assert [one.state_hash for one in (await daemons.rounds())["miner-0"]] == ["ab" * 32]
-
-
-def test_a_directory_that_cannot_be_used_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    for directory in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/swarm")):
-        assert cli.main(["swarm", "--dir", str(directory)]) == EXIT_CONFIG
-        said = capsys.readouterr().err
-        assert said.startswith(f"covenantd: {directory}") and "name another --dir" in said and "Traceback" not in said
-
-
-def test_a_full_disk_is_no_bug_and_what_is_one_stays_one() -> None:
-    def trouble(number: int, filename: str | None) -> Exception:
-        error = OSError(number, os.strerror(number), filename)
-        return _trouble_with(Path("/runs/one"), ExceptionGroup("", [ExceptionGroup("", [error])]))
-
-    full = trouble(errno.ENOSPC, "/runs/one/summary.json")
-    assert isinstance(full, TryAgain) and "no room on disk for /runs/one/summary.json" in str(full)
-    assert isinstance(trouble(errno.EACCES, "/runs/one/genesis"), ConfigError)
-    assert isinstance(trouble(errno.EACCES, "/runs"), ConfigError)
-    assert isinstance(trouble(errno.EACCES, "/etc/other"), PermissionError)

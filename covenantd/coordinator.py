@@ -88,10 +88,10 @@ class Coordinator:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_chain)
-            nursery.start_soon(self._follow_engine)
             if not await self.unless_draining(lambda: self._node.heads.reached(1)):
                 nursery.cancel_scope.cancel()
                 return
+            nursery.start_soon(self._follow_engine)
             self._begin(nursery, (round.CatchUp(self._state.timing.last_decided(self._node.heads.number)),))
             async for event in self._events:
                 if self._drain_ordered.is_set() and isinstance(event, round.Advanced):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import unit_sandbox
 from arena import Arena, OpenArena
 from scraping import checks, scrape
 
@@ -167,6 +168,10 @@ def _notify_socket(path: Path) -> Iterator[socket.socket]:
 # The loop hangs as by a bug: Python code that blocks the main thread. No switch in the daemon is needed for that.
 _HANGABLE = """
 import signal, sys, time
+sys.path.insert(0, {tests!r})
+import unit_sandbox
+if unit_sandbox.can_filter():
+    unit_sandbox.restrict()
 from covenantd.cli import main
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep({seconds}))
 sys.exit(main())
@@ -174,11 +179,23 @@ sys.exit(main())
 
 
 def _start_under_systemd(peer: LocalPeer, notify: Path) -> Child:
+    """With the unit's environment and system calls; its hotkey is a credential, and nowhere else."""
     environment = {**os.environ, "NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": str(int(_WATCHDOG_SECONDS * 1e6))}
+    environment |= unit_sandbox.environment(_credentials(peer))
     environment["COVENANTD_NODE_STOP_SECONDS"] = str(_STOP_SECONDS)
-    command = [sys.executable, "-c", _HANGABLE.format(seconds=_HUNG_SECONDS), "run", "--config", str(peer.config)]
+    program = _HANGABLE.format(seconds=_HUNG_SECONDS, tests=str(Path(unit_sandbox.__file__).parent))
+    command = [sys.executable, "-c", program, "run", "--config", str(peer.config)]
     with peer.log.open("ab") as log:
         return Child(command, output=log, environment=environment)
+
+
+def _credentials(peer: LocalPeer) -> Path:
+    """As systemd leaves them: a directory that is closed to others, in it files with an ACL's mask for group bits."""
+    directory = peer.directory / "credentials"
+    directory.mkdir(mode=0o700)
+    hotkey = (peer.directory / "hotkey.json").rename(directory / "hotkey")
+    hotkey.chmod(0o440)
+    return directory
 
 
 class _Heard:
@@ -239,6 +256,9 @@ async def _no_chain_no_peers(arena: Arena, heard: _Heard) -> None:
     status = await arena.status("miner-0")
     assert status is not None and status.peer_id and status.block is None
     await heard.until("WATCHDOG", "1")
+    if unit_sandbox.can_filter():
+        process = trio.Path(f"/proc/{arena.children['miner-0'].pid}/status")
+        assert "\nSeccomp:\t2\n" in await process.read_text()
 
     arena.signal("miner-0", signal.SIGUSR1)
     await heard.silence("WATCHDOG", 2 * _WATCHDOG_SECONDS)

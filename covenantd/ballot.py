@@ -54,6 +54,7 @@ class Ballot:
         with disk_errors(path):
             await trio.Path(path).write_bytes(body.encode())
         digest = await node.exchange.adopt(path, node.spec.piece_bytes)
+        node.traffic.is_control((digest,))
         if not await self._vote(body, digest):
             return
         enrolled = await node.agreement.certifiers(body.round)

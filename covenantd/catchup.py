@@ -22,6 +22,7 @@ from covenantd.roster import NO_DIGEST, Roster
 from covenantd.runspec import Dataset
 from model import messages
 from p2p.errors import BlobUnavailable
+from p2p.exchange_settings import Priority
 
 log = structlog.get_logger("covenantd.catchup")
 REPLAYED_ROUNDS = 16  # further behind than this, a newer state is fetched instead
@@ -114,7 +115,13 @@ async def _dataset(node: Node, dataset: Dataset) -> None:
 async def _fetch(node: Node, blob_id: str) -> None:
     limit = node.spec.dataset.max_blob_bytes
     with _waiting_for(node, f"the run's tokens {blob_id[:16]}"):
-        await node.exchange.fetch(blob_id, node.holders(), max_bytes=limit, deadline_seconds=_TOKENS_SECONDS)
+        await node.exchange.fetch(
+            blob_id,
+            node.holders(),
+            max_bytes=limit,
+            deadline_seconds=_TOKENS_SECONDS,
+            priority=Priority.DATASET,
+        )
 
 
 @contextmanager
@@ -146,7 +153,12 @@ async def _state(node: Node, state_hash: str, seed: Path | None = None) -> Path:
     node.traffic.is_state(state_hash)
     with _waiting_for(node, f"the state {state_hash[:16]}"):
         return await node.exchange.fetch(
-            state_hash, node.holders(), max_bytes=limit, deadline_seconds=_STATE_SECONDS, seed=seed
+            state_hash,
+            node.holders(),
+            max_bytes=limit,
+            deadline_seconds=_STATE_SECONDS,
+            seed=seed,
+            priority=Priority.SNAPSHOT,
         )
 
 
@@ -239,7 +251,7 @@ async def _follow(node: Node, certified: Certified, ahead: frozenset[str]) -> No
         log.error("our θ is not the certified one: taking it from a peer", round=certified.body.round)
         await _jump(node, certified)
         await install(node)
-    paths = await gather.contributions(node, certified.body, deadline_seconds=_REPLAY_SECONDS)
+    paths = await gather.contributions(node, certified.body, _REPLAY_SECONDS, Priority.CATCH_UP)
     await advance(node, certified, paths, ahead)
     log.info("round replayed", round=certified.body.round)
 
@@ -277,6 +289,7 @@ async def advance(
     blobs = (certified.digest, *(e.blob_id for e in entries)) if certified else ()
     digest = certified.digest if certified else None
     node.journal.finish_round(PastRound(memory.round, digest, advanced.state_hash, blobs))
+    node.traffic.is_past(blobs)
     revisions.put_in_force(node)
     _prune(node, ahead)
     return advanced

@@ -189,6 +189,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
 def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics, traffic: Traffic) -> Exchange:
     exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
     exchange.admit = swarm.knows
+    exchange.priority_of = traffic.priority_of
     exchange.on_bytes = lambda way, peer, blob_id, count: traffic.count(way, blob_id, count)
     exchange.on_violation = lambda peer, reason: metrics.count_rejection("exchange")
     exchange.on_corrupt = lambda blob_id: log.error("a blob on disk is damaged; it is not served", blob_id=blob_id)
@@ -227,8 +228,11 @@ def _compose(
 
 
 async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> None:
+    node.traffic.is_control(node.journal.memory.changes)
     for past in node.journal.memory.past:
         node.traffic.is_state(past.state_hash)
+        node.traffic.is_control((past.digest,) if past.digest else ())
+        node.traffic.is_past(past.blobs)
     sealed = node.journal.memory.sealed
     if sealed is not None and sealed.round >= node.journal.memory.round:
         node.exchange.withhold(sealed.blob_id)  # commits of its round may still be open

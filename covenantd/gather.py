@@ -13,6 +13,7 @@ from covenantd.commits import Commit
 from covenantd.node import Node
 from covenantd.roster import BadRoster, Entry, Roster
 from p2p.errors import BlobError, P2pError, ProtocolViolation, RecordRejected
+from p2p.exchange_settings import Priority
 from p2p.records import Record, open_record
 
 log = structlog.get_logger("covenantd.gather")
@@ -35,8 +36,13 @@ async def certified_roster(
 ) -> Certified:
     """Asks `first` before others, until somebody serves it. Raises BadRoster if it is no roster of this run, and
     BlobUnavailable at the deadline."""
+    node.traffic.is_control((digest,))
     path = await node.exchange.fetch(
-        digest, node.holders(first), max_bytes=roster.MAX_BODY_BYTES, deadline_seconds=deadline_seconds
+        digest,
+        node.holders(first),
+        max_bytes=roster.MAX_BODY_BYTES,
+        deadline_seconds=deadline_seconds,
+        priority=Priority.CONTROL,
     )
     body = roster.decode(await trio.Path(path).read_bytes())
     if body.run_id != node.spec.run_id or (round is not None and body.round != round):
@@ -44,12 +50,14 @@ async def certified_roster(
     return Certified(digest, body)
 
 
-async def contributions(node: Node, body: Roster, deadline_seconds: float | None = None) -> tuple[Path, ...]:
+async def contributions(
+    node: Node, body: Roster, deadline_seconds: float | None = None, priority: Priority = Priority.CONTRIBUTION
+) -> tuple[Path, ...]:
     """All of a roster's contributions, in roster order. Raises BlobUnavailable at the deadline."""
     paths: dict[str, Path] = {}
 
     async def bring(entry: Entry) -> None:
-        paths[entry.hotkey] = await contribution(node, entry.hotkey, entry.blob_id, deadline_seconds)
+        paths[entry.hotkey] = await contribution(node, entry.hotkey, entry.blob_id, deadline_seconds, priority)
 
     try:
         async with trio.open_nursery() as nursery:
@@ -60,9 +68,17 @@ async def contributions(node: Node, body: Roster, deadline_seconds: float | None
     return tuple(paths[entry.hotkey] for entry in body.contributions)
 
 
-async def contribution(node: Node, hotkey: str, blob_id: str, deadline_seconds: float | None = None) -> Path:
+async def contribution(
+    node: Node,
+    hotkey: str,
+    blob_id: str,
+    deadline_seconds: float | None = None,
+    priority: Priority = Priority.CONTRIBUTION,
+) -> Path:
     limit = node.contribution_bytes or node.spec.dataset.max_blob_bytes
-    return await node.exchange.fetch(blob_id, node.holders(hotkey), max_bytes=limit, deadline_seconds=deadline_seconds)
+    return await node.exchange.fetch(
+        blob_id, node.holders(hotkey), max_bytes=limit, deadline_seconds=deadline_seconds, priority=priority
+    )
 
 
 async def prefetch(node: Node, round: int) -> None:

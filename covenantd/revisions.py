@@ -9,6 +9,7 @@ from covenantd.errors import ConfigError
 from covenantd.node import Node
 from covenantd.specchange import MAX_CHANGE_BYTES, NOTICE_ROUNDS, SpecChange, SpecHistory, apply, parse
 from p2p.errors import BlobError
+from p2p.exchange_settings import Priority
 
 log = structlog.get_logger("covenantd.revisions")
 _HEAD_SECONDS = 20.0
@@ -72,7 +73,8 @@ async def _restore(node: Node) -> None:
 
 
 async def _fetch(node: Node, digest: str) -> SpecChange:
-    path = await node.exchange.fetch(digest, node.holders(), max_bytes=MAX_CHANGE_BYTES)
+    node.traffic.is_control((digest,))
+    path = await node.exchange.fetch(digest, node.holders(), max_bytes=MAX_CHANGE_BYTES, priority=Priority.CONTROL)
     return parse(await trio.Path(path).read_bytes(), node.history.genesis, verify)
 
 
@@ -87,7 +89,9 @@ async def offer(node: Node, document: bytes) -> SpecChange:
         raise ConfigError(reason)
     path = node.staging / "spec-change"
     await trio.Path(path).write_bytes(document)
-    node.journal.update(offered=await node.exchange.adopt(path, node.spec.piece_bytes))
+    digest = await node.exchange.adopt(path, node.spec.piece_bytes)
+    node.traffic.is_control((digest,))
+    node.journal.update(offered=digest)
     return change
 
 

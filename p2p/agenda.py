@@ -5,7 +5,7 @@ nothing left that nobody was asked for, it takes over what waits at a slower one
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2p.schedule import Holder, Schedule
 from p2p.window import Window, WindowSettings
@@ -43,6 +43,11 @@ class Agenda:
 
     def add(self, blob_id: str, wanted: Wanted) -> None:
         self._wanted[blob_id] = wanted
+
+    def raise_priority(self, blob_id: str, priority: int) -> None:
+        """Of what is asked from now on."""
+        if blob_id in self._wanted:
+            self._wanted[blob_id] = replace(self._wanted[blob_id], priority=priority)
 
     def remove(self, blob_id: str) -> None:
         """Answers to what was asked are still due, and count for the windows."""

@@ -28,7 +28,8 @@ _MAX_PRIORITIES = 4096
 class Exchange:
     """Call `start` once. What is withheld after a restart must be withheld again before that.
 
-    `on_violation(peer, reason)` is called after the peer was banned.
+    `on_violation(peer, reason)` is called after the peer was banned. `priority_of(blob_id)` says what to serve first,
+    also of blobs that are here since before a restart; None: as it was fetched or adopted.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Exchange:
         self.reputation = reputation or Reputation()
         self.on_violation: Callable[[PeerId, str], None] = lambda peer, reason: None
         self.on_bytes: Callable[[str, PeerId, str, int], None] = lambda direction, peer, blob_id, count: None
+        self.priority_of: Callable[[str], int | None] = lambda blob_id: None
         self.received_bytes: Counter[PeerId] = Counter()
         self._transport = transport
         self._offload = offload
@@ -56,7 +58,7 @@ class Exchange:
         self._turns = Turns(TurnSettings(), self._uplink, self._sent, self._given.of)
         self._serving = Serving(store, settings, offload, self._notices, self._turns)
         self._serving.on_bytes = self._count_sent
-        self._serving.priority_of = lambda blob_id: self._priorities.get(blob_id, Priority.CONTRIBUTION)
+        self._serving.priority_of = self._priority
         self._fetching = Fetching(transport, store, settings, offload, self.reputation, self._downlink)
         self._fetching.on_piece = self._notices.notify
         self._fetching.on_violation = self._violated
@@ -185,6 +187,7 @@ class Exchange:
                     return await download.run(self._fetching.wake_all)
                 finally:
                     self._fetching.end(download)
+            self._fetching.raise_priority(download, priority)
             download.sources.append(holders)
             try:
                 await download.ended.wait()
@@ -219,8 +222,11 @@ class Exchange:
         self._sent.add(count)
         self.on_bytes("out", peer, blob_id, count)
 
+    def _priority(self, blob_id: str) -> int:
+        known = self.priority_of(blob_id)
+        return self._priorities.get(blob_id, Priority.CONTRIBUTION) if known is None else known
+
     def _remember(self, blob_id: str, priority: int) -> None:
         """The priority of what is served; the oldest are forgotten and count as contributions."""
-        self._priorities.pop(blob_id, None)
-        self._priorities[blob_id] = priority
+        self._priorities[blob_id] = min(priority, self._priorities.pop(blob_id, priority))
         forget_oldest(self._priorities, _MAX_PRIORITIES)

@@ -87,6 +87,13 @@ class Fetching:
         self._look_again()
         return download
 
+    def raise_priority(self, download: Download, priority: int) -> None:
+        """Somebody to whom it matters more wants it, too."""
+        if priority < download.priority:
+            download.priority = priority
+            self._agenda.raise_priority(download.filling.blob_id, priority)
+            self.wake_all()
+
     def end(self, download: Download) -> None:
         blob_id = download.filling.blob_id
         del self.downloads[blob_id]
@@ -300,5 +307,5 @@ class Fetching:
         if work.schedule.done:
             download.filling.wake()
 
-    async def may_receive(self, size_bytes: int) -> None:
-        await self._downlink.take(size_bytes)
+    async def may_receive(self, ask: Ask) -> None:
+        await self._downlink.take(ask.size_bytes, ask.priority)

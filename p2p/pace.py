@@ -1,5 +1,7 @@
 """Rates: held to a cap, and measured. On trio's clock."""
 
+import heapq
+import itertools
 import math
 from collections import deque
 
@@ -18,6 +20,8 @@ class Cap:
         self._allowance = 0.0  # in bytes; negative: borrowed from the future
         self._at = -math.inf
         self._changed = trio.Event()
+        self._waiting: list[tuple[int, int]] = []  # (priority, number), a heap
+        self._numbers = itertools.count()
 
     @property
     def rate(self) -> float | None:
@@ -30,12 +34,22 @@ class Cap:
         self._settle()
         self._rate = rate
         self._allowance = min(self._allowance, 0.0)
-        self._changed.set()
-        self._changed = trio.Event()
+        self._wake()
 
-    async def take(self, size_bytes: int) -> None:
-        await self.ready()
-        self.spend(size_bytes)
+    async def take(self, size_bytes: int, priority: int = 0) -> None:
+        """Those of smaller `priority` first, then first come first served."""
+        place = (priority, next(self._numbers))
+        heapq.heappush(self._waiting, place)
+        try:
+            await self.ready()
+            while self._waiting[0] != place:
+                await self._changed.wait()
+                await self.ready()
+            self.spend(size_bytes)
+        finally:
+            self._waiting.remove(place)
+            heapq.heapify(self._waiting)
+            self._wake()
 
     async def ready(self) -> None:
         """Wait until something may be spent, be it more than is there: the next one pays for it."""
@@ -49,6 +63,10 @@ class Cap:
     def spend(self, size_bytes: int) -> None:
         if self._rate is not None:
             self._allowance -= size_bytes
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _settle(self) -> None:
         now = trio.current_time()

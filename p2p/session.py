@@ -37,7 +37,7 @@ class Desk(Protocol):
 
     def take_manifest(self, holder: PeerId, blob_id: str, answer: Fields) -> Awaitable[None]: ...
 
-    def may_receive(self, size_bytes: int) -> Awaitable[None]: ...
+    def may_receive(self, ask: Ask) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Session:
                     await self._woken.wait()
                     continue
                 if isinstance(what, Ask):
-                    await self._desk.may_receive(what.size_bytes)
+                    await self._desk.may_receive(what)
                 lane = await self._lane(nursery, what.priority if isinstance(what, Ask) else Priority.CONTROL)
                 if self.waits_since() is None:
                     self.useful_at = trio.current_time()

@@ -28,6 +28,8 @@ class TurnSettings:
     ahead_seconds: float = 0.3  # of the uplink's rate, where that is more
     slow_seconds: float = 1.0  # who takes longer for a piece does not keep others waiting
     patience_seconds: float = 2.0  # after so long a request goes before others
+    lull_seconds: float = 0.1  # what matters less waits so long for the next piece of what matters more
+    full_share: float = 0.7  # of the best rate: below it there is room for what matters less, too
 
 
 @dataclass(eq=False)
@@ -76,6 +78,7 @@ class Turns:
         self._waiting: list[Turn] = []
         self._sending: dict[Turn, float] = {}  # since when
         self._slow: dict[PeerId, None] = {}  # who took long for a piece last time
+        self._sent_at: dict[int, float] = {}  # by priority: when a piece was last on its way
         self._times_sent: dict[str, Counter[int]] = {}
         self._changed = trio.Event()
 
@@ -93,6 +96,7 @@ class Turns:
             if since is None:
                 self._waiting.remove(turn)
             else:
+                self._sent_at[turn.priority] = trio.current_time()
                 self._judge(turn.peer, trio.current_time() - since)
             self._wake()
 
@@ -124,11 +128,23 @@ class Turns:
 
     def _ready(self) -> list[Turn]:
         """Who waits and may have a turn now. Slow readers have a room of their own: they only hold up each other."""
+        if not self._waiting:
+            return []
         room_bytes = max(self._settings.least_bytes, self._sent.rate * self._settings.ahead_seconds)
-        busy_bytes = Counter[bool]()
-        for turn, _ in self._timely():
+        busy_bytes, timely = Counter[bool](), self._timely()
+        for turn, _ in timely:
             busy_bytes[turn.peer in self._slow] += turn.size_bytes
-        return [turn for turn in self._waiting if busy_bytes[turn.peer in self._slow] < room_bytes]
+        least = self._least_priority(timely)
+        waiting = [turn for turn in self._waiting if turn.priority <= least]
+        return [turn for turn in waiting if busy_bytes[turn.peer in self._slow] < room_bytes]
+
+    def _least_priority(self, timely: list[tuple[Turn, float]]) -> float:
+        """What matters less does not go beside what matters more, which it would halve, unless the uplink idles."""
+        if self._sent.rate < self._settings.full_share * self._sent.best:
+            return math.inf
+        since = trio.current_time() - self._settings.lull_seconds
+        recent = [priority for priority, at in self._sent_at.items() if at > since]
+        return min([turn.priority for turn, _ in timely] + recent, default=math.inf)
 
     def _timely(self) -> list[tuple[Turn, float]]:
         now = trio.current_time()
@@ -136,8 +152,10 @@ class Turns:
 
     def _pause_seconds(self) -> float:
         """How long to wait, unless something changes."""
-        timely = self._timely() if self._waiting else []
-        return timely[0][1] + self._settings.slow_seconds - trio.current_time() + 1e-6 if timely else math.inf
+        if not self._waiting:
+            return math.inf
+        slow_at = [at + self._settings.slow_seconds - trio.current_time() for _, at in self._timely()[:1]]
+        return min([self._settings.lull_seconds, *slow_at]) + 1e-6
 
     def _judge(self, peer: PeerId, seconds: float) -> None:
         self._slow.pop(peer, None)

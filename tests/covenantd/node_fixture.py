@@ -44,6 +44,9 @@ class ScriptedSwarm:
     def peers(self) -> tuple[Peer, ...]:
         return tuple(one for one in self.present if not self.reputation.is_banned(one.peer_id))
 
+    def knows(self, peer_id: str) -> bool:
+        return any(one.peer_id == peer_id for one in self.present)
+
     async def lookup(self, kind: str, round: int) -> list[Any]:
         await trio.lowlevel.checkpoint()
         return self.found

@@ -9,6 +9,11 @@ from p2p.testing import Link
 RATE = 50 * PIECE
 
 
+def adopted(peer, size_bytes, seed, piece_bytes):
+    (peer.directory / "new").write_bytes(content(size_bytes / PIECE, seed))
+    return peer.store.adopt(peer.directory / "new", piece_bytes)
+
+
 async def test_an_uplink_cap_holds_within_5_percent(nursery, tmp_path, autojump_clock):
     swarm = Swarm(nursery, tmp_path)
     a, b, c = [await swarm.peer(name, Link(0.02)) for name in "ABC"]
@@ -52,3 +57,55 @@ async def test_contributions_overtake_snapshots(nursery, tmp_path, autojump_cloc
         fetches.start_soon(fetch, "contribution", small, Priority.CONTRIBUTION)
     assert ends["contribution"] < 5 + 1 + 3  # its own second, and what was in sockets before it came
     assert ends["snapshot"] > 20
+
+
+async def test_a_dataset_that_is_served_does_not_delay_contributions(nursery, tmp_path, autojump_clock):
+    """A joiner pulls it from the one who must give its contribution to others: only the server knows both."""
+    swarm = Swarm(nursery, tmp_path)
+    rate, piece = 4 << 20, 64 << 10
+    a, joiner, peer = await swarm.peer("A", Link(0.02, rate)), await swarm.peer("J"), await swarm.peer("B")
+    dataset, contribution = [adopted(a, size, seed, piece) for seed, size in ((0, 40 << 20), (1, 24 << 20))]
+    a.exchange.priority_of = {dataset: Priority.DATASET}.get
+    async with trio.open_nursery() as fetches:
+        fetches.start_soon(lambda: joiner.fetch(dataset, "A", deadline_seconds=None))
+        await trio.sleep(2)
+        start = trio.current_time()
+        await peer.fetch(contribution, "A", deadline_seconds=None)
+        assert trio.current_time() - start < 6 + 2.5  # alone it takes 6 s, side by side 12 s
+        assert joiner.store.path(dataset) is None
+        fetches.cancel_scope.cancel()
+
+
+async def test_who_needs_a_blob_sooner_hurries_the_fetch_that_is_under_way(nursery, tmp_path, autojump_clock):
+    swarm = Swarm(nursery, tmp_path)
+    a, b = await swarm.peer("A", Link(0.02, RATE)), await swarm.peer("B")
+    ends: dict[str, float] = {}
+
+    async def fetch(blob_id, priority):
+        await b.fetch(blob_id, "A", deadline_seconds=None, priority=priority)
+        ends[blob_id] = trio.current_time()
+
+    first, second = a.give(content(400)), a.give(content(400, seed=1))
+    async with trio.open_nursery() as fetches:
+        for blob_id in (first, second):
+            fetches.start_soon(fetch, blob_id, Priority.SNAPSHOT)
+        await trio.sleep(1)
+        fetches.start_soon(b.fetch, second, "A")  # as a contribution
+    assert ends[second] < 11 < 15 < ends[first]
+
+
+async def test_under_a_downlink_cap_what_matters_more_comes_first(nursery, tmp_path, autojump_clock):
+    swarm = Swarm(nursery, tmp_path)
+    (c, *holders) = [await swarm.peer(name, Link(0.02)) for name in "CADEF"]
+    dataset, contribution = holders[0].give(content(2000)), holders[1].give(content(200, seed=1))
+    for holder in holders:
+        holder.give(content(2000))
+    c.exchange.set_limits(downlink_bytes_per_second=RATE)
+    names = [holder.name for holder in holders]
+    async with trio.open_nursery() as fetches:
+        fetches.start_soon(lambda: c.fetch(dataset, *names, deadline_seconds=None, priority=Priority.DATASET))
+        await trio.sleep(2)
+        start = trio.current_time()
+        await c.fetch(contribution, "A", "D", deadline_seconds=None)
+        assert trio.current_time() - start < 4 + 1.5  # alone it takes 4 s
+        fetches.cancel_scope.cancel()

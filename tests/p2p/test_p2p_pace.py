@@ -112,3 +112,30 @@ async def test_capped_turns_keep_their_rate(autojump_clock, nursery):
         for _ in range(100):
             senders.start_soon(send)
     assert 9.5 < trio.current_time() < 10.5
+
+
+async def test_under_a_cap_the_most_important_waits_least(autojump_clock, nursery):
+    cap, order = Cap(100.0), []
+
+    async def take(name, priority):
+        await cap.take(100, priority)
+        order.append((name, round(trio.current_time() - start)))
+
+    start = trio.current_time()
+    await cap.take(100)
+    for name, priority in (("dataset", 4), ("snapshot", 3), ("other dataset", 4)):
+        nursery.start_soon(take, name, priority)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(1.5)
+    nursery.start_soon(take, "contribution", 1)
+    await trio.sleep(5)
+    assert order == [("snapshot", 1), ("contribution", 2), ("dataset", 3), ("other dataset", 4)]
+
+
+async def test_who_stops_waiting_for_a_cap_lets_others_go_on(autojump_clock):
+    cap = Cap(100.0)
+    await cap.take(100)
+    with trio.move_on_after(0.5):
+        await cap.take(100)
+    with trio.fail_after(1):
+        await cap.take(100, 5)

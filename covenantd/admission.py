@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import structlog
 import trio
 
+from covenantd.addresses import multiaddr_problem
 from covenantd.chain.protocol import Chain, Commitment
 from covenantd.errors import ChainError
 from covenantd.roster import decode_identity
@@ -42,4 +43,6 @@ def _addresses(commitments: Iterable[Commitment]) -> Iterator[str]:
     for commitment in commitments:
         identity = decode_identity(commitment.fields[0]) if commitment.fields else None
         if identity is not None and identity.address:
-            yield f"{identity.address}/p2p/{identity.peer_id}"
+            address = f"{identity.address}/p2p/{identity.peer_id}"
+            if multiaddr_problem(address, peer_required=True) is None:  # anybody may write anything there
+                yield address

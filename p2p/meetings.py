@@ -64,18 +64,16 @@ class Meetings:
             self._running.discard(who)
 
 
-async def dial_any(
-    dial: Callable[[str], Awaitable[PeerId]], addresses: tuple[str, ...], timeout_seconds: float
-) -> None:
-    """Dial all at once, the first to succeed wins: dead addresses take long. Raises TransportError."""
+async def dial_any(dial: Callable[[str], Awaitable[PeerId]], addresses: tuple[str, ...], timeout_seconds: float) -> str:
+    """Dial all at once; the first to succeed, which is returned, wins: dead addresses take long. Raises
+    TransportError."""
     errors: list[TransportError] = []
-    connected = False
+    reached: list[str] = []
 
     async def try_one(address: str) -> None:
-        nonlocal connected
         try:
             await dial(address)
-            connected = True
+            reached.append(address)
             nursery.cancel_scope.cancel()
         except TransportError as error:
             errors.append(error)
@@ -84,5 +82,6 @@ async def dial_any(
         async with trio.open_nursery() as nursery:
             for address in addresses:
                 nursery.start_soon(try_one, address)
-    if not connected:
+    if not reached:
         raise errors[0] if errors else PeerUnreachable(f"none of {len(addresses)} addresses answered in time")
+    return reached[0]

@@ -15,7 +15,7 @@ import trio
 
 from p2p import asking
 from p2p.asking import MAX_MESSAGE_BYTES, Answer, answering
-from p2p.company import keep_cache, keep_company, keep_met
+from p2p.company import Company, keep_met
 from p2p.errors import ProtocolViolation, RecordRejected, TransportError
 from p2p.guard import GuardedTransport
 from p2p.limits import everyone
@@ -43,8 +43,9 @@ class Swarm:
 
     `on_rejected(reason)` hears of everything that was refused, by a stable word: of records those of `p2p.records`,
     "expired", "future" and "protocol"; of a frame that is not what it must be, "violation". `candidates` (settable):
-    addresses that end in /p2p/PEER_ID, tried while nobody is connected. `own_hints` (settable): numbers about us
-    for our peer record, see `p2p.peerbook.HINTS`. `wall` is seconds since the epoch, as other peers have it.
+    addresses that end in /p2p/PEER_ID, tried while no peer is connected, and at leisure. `own_hints` (settable):
+    numbers about us for our peer record, see `p2p.peerbook.HINTS`. `wall` is seconds since the epoch, as other peers
+    have it.
     `transport` leads nowhere near banned peers: use it for whatever else talks to peers.
     """
 
@@ -63,7 +64,7 @@ class Swarm:
         self.settings = settings
         self.candidates: Callable[[], Iterable[str]] = tuple
         self.own_hints: Callable[[], Mapping[str, int]] = dict
-        self._cache = cache
+        self._company = Company(transport.peer_id, self.peers, lambda: self.candidates(), cache)
         self.reputation = reputation or Reputation()
         self.transport: Transport = GuardedTransport(transport, self.reputation)
         self.admit: Callable[[str], bool] = everyone
@@ -163,11 +164,8 @@ class Swarm:
             nursery.start_soon(self._keep_connected_set)
             for address in self.settings.bootstrap:
                 nursery.start_soon(self._keep_bootstrapped, address)
-            waits = (settings.lonely_seconds, settings.retry_last_seconds)
-            alone = lambda: not self._connected  # noqa: E731
-            nursery.start_soon(keep_company, alone, self._others, self._meet_quietly, waits, settings.max_dials)
-            if self._cache is not None:
-                nursery.start_soon(keep_cache, self._cache, self.peers, settings.remember_seconds)
+            nursery.start_soon(self._company.keep, self._meet_quietly, settings)
+            nursery.start_soon(self._company.keep_cache, settings.remember_seconds)
             nursery.start_soon(self._keep_discovering, meetings, nursery)
             task_status.started()
 
@@ -208,11 +206,6 @@ class Swarm:
             meet = functools.partial(self._meet_quietly, peer_id, address)
             backoff = Backoff(settings.retry_first_seconds, settings.bootstrap_retry_seconds)
             await keep_met(address, met, meet, backoff, settings.refresh_seconds)
-
-    def _others(self) -> list[str]:
-        """Addresses to try when there is nobody."""
-        known = (*(self._cache.addresses if self._cache is not None else ()), *self.candidates())
-        return [address for address in known if not address.endswith(f"/p2p/{self.peer_id}")]
 
     async def _keep_discovering(self, meetings: Meetings, nursery: trio.Nursery) -> None:
         pause = self.settings.discover_first_seconds
@@ -269,7 +262,8 @@ class Swarm:
 
     async def _meet(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
         if peer_id not in self._connected:
-            await dial_any(self.transport.dial, addresses, self.settings.dial_seconds)
+            reached = await dial_any(self.transport.dial, addresses, self.settings.dial_seconds)
+            self._company.reached[peer_id] = reached
             self._connected.add(peer_id)
         hello = {"record": self._own_record()}
         reply = await self.ask(peer_id, HELLO, hello, self.settings.hello_seconds, _MAX_HELLO_BYTES)

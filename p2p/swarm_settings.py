@@ -19,7 +19,8 @@ class SwarmSettings:
     retry_first_seconds: float = 0.5
     retry_last_seconds: float = 15.0
     bootstrap_retry_seconds: float = 3.0
-    lonely_seconds: float = 5.0  # without any connection, before other addresses are tried
+    lonely_seconds: float = 5.0  # without any peer, before other addresses are tried
+    explore_seconds: float = 60.0  # between tries of known addresses whose peers we have not met
     remember_seconds: float = 30.0
     dial_seconds: float = 10.0
     hello_seconds: float = 10.0

@@ -57,12 +57,13 @@ class Network:
         self._directory = directory
         self._nursery = nursery
 
-    async def member(self, name: str, *bootstrap: str, port: int = 0) -> Member:
-        member: Member = await self._nursery.start(self._run, name, bootstrap, port)
+    async def member(self, name: str, *bootstrap: str, port: int = 0, explore_seconds: float = 60.0) -> Member:
+        settings = SwarmSettings(RUN, "miner", bootstrap, explore_seconds=explore_seconds, lonely_seconds=1.0)
+        member: Member = await self._nursery.start(self._run, name, settings, port)
         return member
 
     async def _run(
-        self, name: str, bootstrap: tuple[str, ...], port: int, task_status: trio.TaskStatus[Member]
+        self, name: str, swarm_settings: SwarmSettings, port: int, task_status: trio.TaskStatus[Member]
     ) -> None:
         ensure_identity(self._directory / name)
         settings = P2pdSettings(self._directory / name, listen_host="127.0.0.1", listen_port=port)
@@ -72,7 +73,7 @@ class Network:
             trio.open_nursery() as nursery,
         ):
             signer = Hotkey(name)
-            swarm = Swarm(transport, dht, signer, verify, SwarmSettings(RUN, "miner", bootstrap))
+            swarm = Swarm(transport, dht, signer, verify, swarm_settings)
             member = Member(name, transport, dht, swarm, signer)
             swarm.on_rejected = member.rejected.append
             await nursery.start(swarm.run)
@@ -179,6 +180,17 @@ async def test_two_islands_become_one_when_they_meet(tmp_path: Path) -> None:
         await until(lambda: all_know_all([a, c]) and all_know_all([b, d]))
         bridge = await net.member("E", a.transport.addresses[0], b.transport.addresses[0])
         await until(lambda: all_know_all([a, b, c, d, bridge]))
+
+
+async def test_two_islands_become_one_by_an_address_that_one_of_them_knows(tmp_path: Path) -> None:
+    """Nobody is alone and no bootstrap peer leads across; the chain, say, tells C where A is."""
+    async with network(tmp_path) as net:
+        a, c = await net.member("A"), await net.member("C", explore_seconds=1.0)
+        b = await net.member("B", a.transport.addresses[0])
+        d = await net.member("D", c.transport.addresses[0])
+        await until(lambda: all_know_all([a, b]) and all_know_all([c, d]))
+        c.swarm.candidates = lambda: a.transport.addresses
+        await until(lambda: all_know_all([a, b, c, d]))
 
 
 async def test_the_dht_refuses_what_its_author_did_not_put_there(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 import pytest
 import trio
 
-from p2p.company import keep_cache, keep_company
+from p2p.company import Company
 from p2p.peerbook import Peer
 from p2p.peercache import MAX_ADDRESSES, PeerCache
+from p2p.swarm_settings import SwarmSettings
 
 
 def test_it_remembers_the_newest_first_and_is_bounded(tmp_path):
@@ -33,30 +34,101 @@ def test_a_directory_that_is_gone_costs_only_the_cache(tmp_path):
     assert cache.addresses == ("/ip4/10.0.0.2/tcp/1/p2p/Y",)
 
 
+def peer(name, *addresses, connected=True):
+    return Peer(name, name, addresses, "miner", 0.0, connected)
+
+
+def at(number, name):
+    return f"/ip4/10.0.0.{number}/tcp/1/p2p/{name}"
+
+
 async def test_who_is_alone_tries_everybody_and_stops_when_somebody_is_there(autojump_clock, nursery):
-    tried, dead = [], [f"/ip4/10.0.0.1/tcp/{port}/p2p/{port}" for port in range(20)]
-    alone = True
+    tried, dead, there = [], [f"/ip4/10.0.0.1/tcp/{port}/p2p/{port}" for port in range(20)], []
 
     async def meet(peer_id, address):
-        nonlocal alone
         await trio.sleep(1)
         tried.append(address)
-        alone = alone and peer_id != "friend"
-        return not alone
+        if peer_id == "friend":
+            there.append(peer("friend"))
+        return bool(there)
 
-    addresses = [*dead, "/ip4/10.0.0.2/tcp/1/p2p/friend", *(f"{one}-late" for one in dead)]
-    nursery.start_soon(keep_company, lambda: alone, lambda: addresses, meet, (5.0, 15.0), 8)
+    addresses = [*dead, at(2, "friend"), *(f"{one}-late" for one in dead)]
+    company = Company("me", lambda: there, lambda: addresses, None)
+    nursery.start_soon(company.keep, meet, SwarmSettings("", "miner"))
     await trio.sleep(60)
-    assert set(dead) < set(tried) and "/ip4/10.0.0.2/tcp/1/p2p/friend" in tried
+    assert set(dead) < set(tried) and at(2, "friend") in tried
     assert len(tried) == 24 and len(tried) == len(set(tried))  # three handfuls of eight, then there was company
-    alone = True
+    there.clear()
     await trio.sleep(60)
-    assert len(tried) > 24 and not alone
+    assert len(tried) > 24 and there
 
 
-async def test_who_is_connected_is_remembered(autojump_clock, nursery, tmp_path):
+async def test_a_long_list_of_the_dead_does_not_hide_the_living(autojump_clock, nursery, tmp_path):
+    """256 remembered peers that are gone take ten seconds each; one of those on chain is there."""
+    cache, met, there = PeerCache(tmp_path / "peers.json"), trio.Event(), []
+    cache.remember(at(1, f"dead{number}") for number in range(MAX_ADDRESSES))
+
+    async def meet(peer_id, address):
+        if peer_id == "friend":
+            there.append(peer("friend"))
+            met.set()
+            return True
+        await trio.sleep(10)
+        return False
+
+    chain = [at(3, "me"), *(at(2, f"gone{number}") for number in range(3)), at(2, "friend")]
+    company = Company("me", lambda: there, lambda: chain, cache)
+    assert at(3, "me") not in company.addresses()
+    nursery.start_soon(company.keep, meet, SwarmSettings("", "miner"))
+    with trio.fail_after(20):
+        await met.wait()
+
+
+async def test_whom_we_have_not_met_is_looked_for_at_leisure(autojump_clock, nursery):
+    tried = []
+
+    async def meet(peer_id, address):
+        await trio.lowlevel.checkpoint()
+        tried.append(peer_id)
+        return False
+
+    there = [peer("a"), peer("b", connected=False)]
+    known = [at(1, "a"), at(1, "b"), at(1, "me"), *(at(1, f"other{number}") for number in range(20))]
+    nursery.start_soon(Company("me", lambda: there, lambda: known, None).keep, meet, SwarmSettings("", "miner"))
+    await trio.sleep(50)
+    assert tried == []
+    await trio.sleep(20)
+    assert len(set(tried)) == 8  # no more than that at once
+    await trio.sleep(20 * 60)
+    assert set(tried) == {f"other{number}" for number in range(20)}
+    assert len(tried) <= 21 * 8
+
+
+async def test_strangers_are_no_company(autojump_clock, nursery):
+    """Connections that are not to peers of the run, as to a relay, leave us alone."""
+    tried = []
+
+    async def meet(peer_id, address):
+        await trio.lowlevel.checkpoint()
+        tried.append(address)
+        return True
+
+    there = [peer("away", connected=False)]
+    company = Company("me", lambda: there, lambda: [at(1, "away")], None)
+    nursery.start_soon(company.keep, meet, SwarmSettings("", "miner"))
+    await trio.sleep(8)
+    assert tried == [at(1, "away")]
+
+
+async def test_where_peers_answered_is_remembered_then_what_reaches_them_from_afar(autojump_clock, nursery, tmp_path):
     cache = PeerCache(tmp_path / "peers.json")
-    met = [Peer(k, k, (f"/ip4/10.0.0.1/tcp/1/p2p/{k}",), "miner", 0.0, k == "near") for k in ("near", "far")]
-    nursery.start_soon(keep_cache, cache, lambda: met, 30.0)
+    own = ("/ip4/127.0.0.1/tcp/1/p2p/near", "/ip4/192.168.0.9/tcp/1/p2p/near", "/ip4/8.8.8.8/tcp/1/p2p/near")
+    met = [peer("near", *own), peer("far", at(1, "far"), connected=False)]
+    company = Company("me", lambda: met, tuple, cache)
+    nursery.start_soon(company.keep_cache, 30.0)
     await trio.sleep(31)
-    assert PeerCache(tmp_path / "peers.json").addresses == ("/ip4/10.0.0.1/tcp/1/p2p/near",)
+    assert PeerCache(tmp_path / "peers.json").addresses == (own[2], own[1])
+    company.reached |= {"near": own[0], "far": at(1, "far")}
+    await trio.sleep(30)
+    assert PeerCache(tmp_path / "peers.json").addresses[:2] == (own[0], own[2])
+    assert set(company.reached) == {"near"}

@@ -2,7 +2,7 @@
 
 A benchmark is a module beside this one, without a leading underscore: HELP (a line), add_arguments(parser) and
 run(args) -> a dict that JSON can hold. Lists of flat dicts in it are shown as tables; "bounds", rows of {what, value,
-bound, met}, decides the exit code.
+bound, met}, decides the exit code; "kept": False, not shown, leaves the kept result as it is.
 """
 
 import argparse
@@ -37,11 +37,13 @@ def main() -> int:
 
 
 def _finish(name: str, measured: dict[str, Any], as_json: bool) -> int:
+    kept = measured.pop("kept", True)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     result = {"schema": 1, "benchmark": name, "machine": machine, **measured}
     print("\n".join(_lines(measured)))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if kept:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         print(json.dumps(result), flush=True)
     return 0 if all(row["met"] for row in result.get("bounds", [])) else 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -125,7 +126,9 @@ def _play(
             _hear(peer)
         deadline = time.monotonic() + timeout_seconds
         _tell(peers, {"go": True})
-        return [_hear(peer, deadline) for peer in peers]
+        said = [_hear(peer, deadline) for peer in peers]
+        _tell(peers, {"all": "done"})  # who was done early has served on: its processor time is read now
+        return [one | _hear(peer) for one, peer in zip(said, peers, strict=True)]
     finally:
         for peer in peers:
             peer.kill()
@@ -141,8 +144,6 @@ def _tell(peers: list["subprocess.Popen[str]"], message: dict[str, Any]) -> None
 
 
 def _hear(peer: "subprocess.Popen[str]", deadline: float | None = None) -> dict[str, Any]:
-    import select
-
     assert peer.stdout is not None
     left = 120.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
     if not select.select([peer.stdout], [], [], left)[0]:

@@ -1,7 +1,8 @@
 """One peer of the exchange benchmark, ours: a real p2pd and exchange; has one payload, gets all others.
 
 It speaks JSON lines: says {"address"}, is told {"addresses"}, says {"ready"}, is told to go by any line, says
-{"seconds", "cpu_seconds", "received_bytes"}, and serves until its stdin ends.
+{"seconds", "received_bytes"} when it has everything and serves on, is told by any line that all have, says
+{"cpu_seconds"}, and ends with its stdin.
 """
 
 import argparse
@@ -21,9 +22,8 @@ from p2p.blobs import BlobStore
 from p2p.errors import TransportError
 from p2p.exchange import Exchange
 from p2p.identity import create_identity
+from tests.bench._cpu import cpu_seconds
 from tests.bench._exchange_payload import payload
-
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def say(message: dict[str, Any]) -> None:
@@ -33,11 +33,6 @@ def say(message: dict[str, Any]) -> None:
 async def hear() -> Any:
     line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
     return json.loads(line) if line else None
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 async def play(args: argparse.Namespace) -> None:
@@ -62,7 +57,10 @@ async def play(args: argparse.Namespace) -> None:
             await _dial(transport, address)
         say({"ready": True})
         await hear()
-        await _gather(args, exchange, transport, blob_ids, [one.rpartition("/")[2] for one in peers["addresses"]])
+        cpu = cpu_seconds(os.getpid()) + cpu_seconds(transport.process_id)
+        await _gather(args, exchange, blob_ids, [one.rpartition("/")[2] for one in peers["addresses"]])
+        await hear()
+        say({"cpu_seconds": cpu_seconds(os.getpid()) + cpu_seconds(transport.process_id) - cpu})
         await hear()
 
 
@@ -76,10 +74,8 @@ async def _dial(transport: Any, address: str) -> None:
     raise TransportError(f"cannot reach {address}")
 
 
-async def _gather(
-    args: argparse.Namespace, exchange: Exchange, transport: Any, blob_ids: list[str], peers: list[str]
-) -> None:
-    start, cpu = time.monotonic(), cpu_seconds(os.getpid()) + cpu_seconds(transport.process_id)
+async def _gather(args: argparse.Namespace, exchange: Exchange, blob_ids: list[str], peers: list[str]) -> None:
+    start = time.monotonic()
 
     async def fetch(index: int) -> None:
         holders = [peers[index]] if args.mesh else peers
@@ -93,13 +89,8 @@ async def _gather(
                 if index != args.index:
                     fetches.start_soon(fetch, index)
         nursery.cancel_scope.cancel()
-    if args.verbose:
-        print(
-            f"cpu: python {cpu_seconds(os.getpid()):.2f} p2pd {cpu_seconds(transport.process_id):.2f}", file=sys.stderr
-        )
-    cpu = cpu_seconds(os.getpid()) + cpu_seconds(transport.process_id) - cpu
     received = exchange.received_bytes.total()
-    say({"seconds": time.monotonic() - start, "cpu_seconds": cpu, "received_bytes": received})
+    say({"seconds": time.monotonic() - start, "received_bytes": received})
 
 
 async def _show(exchange: Exchange, peers: list[str], start: float) -> None:

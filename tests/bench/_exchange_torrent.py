@@ -8,7 +8,8 @@ from pathlib import Path
 
 import libtorrent
 
-from tests.bench._exchange_node import cpu_seconds, say
+from tests.bench._cpu import cpu_seconds
+from tests.bench._exchange_node import say
 from tests.bench._exchange_payload import payload
 
 _PORT = 6881
@@ -69,13 +70,9 @@ def play(args: argparse.Namespace) -> None:
     while not all(handle.status().is_seeding for handle in handles):
         time.sleep(0.05)
     received = sum(handle.status().total_payload_download for handle in handles)
-    say(
-        {
-            "seconds": time.monotonic() - start,
-            "cpu_seconds": cpu_seconds(os.getpid()) - cpu,
-            "received_bytes": received,
-        }
-    )
+    say({"seconds": time.monotonic() - start, "received_bytes": received})
+    sys.stdin.readline()
+    say({"cpu_seconds": cpu_seconds(os.getpid()) - cpu})
     sys.stdin.readline()
 
 

@@ -1,6 +1,6 @@
 """A network of shaped access links on this machine: each peer a network namespace, `router.c` in their middle.
 
-    with open_lab([Link(up_mbit=20, down_mbit=100)] * 4, directory) as lab:
+    with open_lab([Link(up_mbit=20, down_mbit=100)] * 4, "bbr") as lab:
         lab.command(0, ["python", "-m", ...])      # to be run in peer 0's namespace
         lab.set(1, replace(lab.links[1], down=True))
 
@@ -51,11 +51,21 @@ class Link:
 def why_not() -> str | None:
     """The reason why there can be no lab here, if so."""
     if missing := [one for one in ("ip", "unshare", "nsenter", "cc") if shutil.which(one) is None]:
-        return f"netlab needs {', '.join(missing)} (Debian: iproute2, util-linux, gcc)"
+        return f"netlab needs {', '.join(missing)} (Debian: iproute2, util-linux, gcc and libc6-dev)"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "netlab needs /dev/net/tun"
-    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
-    return f"netlab may not make network namespaces: {tried.stderr.strip()}" if tried.returncode else None
+    for what, command in (
+        ("make network namespaces", ["true"]),
+        ("make TUN devices", ["ip", "tuntap", "add", "dev", "nl0", "mode", "tun"]),
+    ):
+        tried = subprocess.run(["unshare", "--net", *command], capture_output=True, text=True, check=False)
+        if tried.returncode:
+            return f"netlab may not {what}: {tried.stderr.strip()}"
+    try:
+        _built()
+    except subprocess.CalledProcessError as error:
+        return f"netlab's router does not compile (Debian: gcc and libc6-dev): {error.stderr.strip()[-200:]}"
+    return None
 
 
 class Lab:
@@ -155,7 +165,7 @@ def _built() -> Path:
     program = Path(tempfile.gettempdir()) / f"netlab-router-{os.geteuid()}-{source.stat().st_mtime_ns}"
     if not program.exists():
         fresh = program.with_suffix(f".{os.getpid()}")
-        subprocess.run(["cc", "-O2", "-Wall", "-o", fresh, source], check=True)
+        subprocess.run(["cc", "-O2", "-Wall", "-o", fresh, source], capture_output=True, text=True, check=True)
         with suppress(FileNotFoundError):
             fresh.rename(program)
     return program

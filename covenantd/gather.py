@@ -12,6 +12,7 @@ from covenantd.chain.keys import verify
 from covenantd.commits import Commit
 from covenantd.node import Node
 from covenantd.roster import BadRoster, Entry, Roster
+from covenantd.status import MAX_SHOWN, ContributionStatus
 from p2p.errors import BlobError, P2pError, ProtocolViolation, RecordRejected
 from p2p.exchange_settings import Priority
 from p2p.records import Record, open_record
@@ -86,20 +87,30 @@ async def prefetch(node: Node, round: int) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.heads.cancel_at, node.spec.timing.vote(round), scope)
-            known: set[str] = set()
+            known: dict[str, ContributionStatus] = {}
             while len(known) < node.spec.roster_size:
                 for commit in (one.commit for one in await mirrored(node, round)):
                     if commit.hotkey not in known and len(known) < node.spec.roster_size:
-                        known.add(commit.hotkey)
-                        nursery.start_soon(_prefetch_one, node, commit)
+                        _show(node, known, commit, "committed")
+                        nursery.start_soon(_prefetch_one, node, commit, known)
                 await trio.sleep(1.0)
 
 
-async def _prefetch_one(node: Node, commit: Commit) -> None:
+async def _prefetch_one(node: Node, commit: Commit, known: dict[str, ContributionStatus]) -> None:
     try:
         await contribution(node, commit.hotkey, commit.blob_id)
     except BlobError as error:  # theirs to answer for, if it is rostered at all
         log.info("not fetched ahead", hotkey=commit.hotkey, error=str(error), peer_caused=True)
+        return
+    _show(node, known, commit, "held")
+
+
+def _show(node: Node, known: dict[str, ContributionStatus], commit: Commit, fate: str) -> None:
+    """What is known of the round's contributions so far, until its roster says what became of them."""
+    known[commit.hotkey] = ContributionStatus(commit.hotkey, fate, commit.size)
+    if node.journal.memory.round == commit.round:
+        rows = tuple([*known.values()][:MAX_SHOWN])
+        node.board.update(contributions=rows, contributions_round=commit.round)
 
 
 @dataclass(frozen=True)

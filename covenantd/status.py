@@ -38,7 +38,7 @@ class ContributionStatus:
     """What one miner sent in a round, and what became of it."""
 
     hotkey: str  # ss58
-    fate: str  # committed, included, or the roster's reason to leave it out: late, missing, invalid, ...
+    fate: str  # committed, held (that, and here), included, void, or the reason to leave it out: late, missing, ...
     size_bytes: int = 0  # 0: not known
 
 

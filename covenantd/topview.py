@@ -14,7 +14,7 @@ Line = list[Span]
 
 PHASES = ("train", "seal", "commit", "exchange", "certify", "aggregate", "outer_step")
 _STATES = {"running": "green", "behind": "red", "paused": "yellow", "draining": "yellow", "syncing": "cyan"}
-_FATES = {"included": "green", "committed": "cyan", "late": "yellow"}
+_FATES = {"included": "green", "committed": "cyan", "held": "cyan", "late": "yellow", "void": "yellow"}
 _FIXED_ROWS = 9  # head, phases, progress, standing, three rules, footer, trouble
 _LEAST_CURVE = 3
 
@@ -160,7 +160,9 @@ def _contributions_title(status: Status) -> str:
     if status.contributions_round is None:
         return "contributions"
     included = sum(one.fate == "included" for one in status.contributions)
+    held = sum(one.fate == "held" for one in status.contributions)
     so_far = f"{included} included" if included else f"{len(status.contributions)} committed so far"
+    so_far += f", {held} held here" if held else ""
     return f"contributions of round {status.contributions_round}: {so_far}"
 
 

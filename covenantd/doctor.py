@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from covenantd import doctorhost, doctornet, runspec
+from covenantd import __version__, doctorhost, doctornet, runspec
 from covenantd.chain.keys import load_hotkey, verify
 from covenantd.chain.ledger.client import LedgerChain
 from covenantd.config import DEFAULT_PATH, Config, read_config
@@ -21,7 +21,7 @@ from covenantd.ctlclient import BlockingClient
 from covenantd.ctloutput import paint
 from covenantd.doctorchain import chain_findings
 from covenantd.errors import EXIT_FAILED, EXIT_OK, ConfigError, CovenantError
-from covenantd.finding import LEVELS, Finding, failure, ok, skipped
+from covenantd.finding import LEVELS, Finding, failure, ok, skipped, warning
 from covenantd.runspec import RunSpec
 
 _ANSWER_SECONDS = 3.0
@@ -30,13 +30,15 @@ _MARKS = {"ok": ("ok", "green"), "skipped": ("--", "dim"), "warning": ("!!", "ye
 
 @dataclass(frozen=True)
 class Patient:
-    """What the checks look at. `spec` is None where there is no good one; `is_running`: the daemon answers."""
+    """What the checks look at. `spec` is None where there is no good one; `is_running`: the daemon answers, and is of
+    that version, if it told us."""
 
     config: Config
     problems: tuple[Problem, ...]
     spec: RunSpec | None
     spec_problem: str | None
     is_running: bool
+    daemon_version: str | None = None
 
 
 Check = Callable[[Patient], Iterator[Finding]]
@@ -49,9 +51,14 @@ def _config(patient: Patient) -> Iterator[Finding]:
     if not patient.problems:
         yield ok("config", f"{patient.config.file or 'defaults'}")
     if patient.spec_problem is not None:
-        yield failure("run-spec", patient.spec_problem, "get run.json from the run's owner")
+        yield failure("run-spec", patient.spec_problem, _spec_fix(patient.spec_problem))
     elif patient.spec is not None:
         yield ok("run-spec", f"{patient.spec.name} ({patient.spec.run_id[:16]})")
+
+
+def _spec_fix(problem: str) -> str:
+    is_newer = "upgrade covenantd" in problem
+    return "the run wants a newer version: covenantd help upgrade" if is_newer else "get run.json from the run's owner"
 
 
 def _engine(patient: Patient) -> Iterator[Finding]:
@@ -63,7 +70,11 @@ def _engine(patient: Patient) -> Iterator[Finding]:
 
 
 def _daemon(patient: Patient) -> Iterator[Finding]:
-    socket = patient.config.control_socket
+    socket, running = patient.config.control_socket, patient.daemon_version
+    if running is not None and running != __version__:
+        fix = "systemctl restart covenantd, or call the covenantctl that was installed with it"
+        yield warning("daemon", f"covenantd {running} runs, and this is {__version__}", fix)
+        return
     yield ok("daemon", f"runs, and answers at {socket}") if patient.is_running else skipped("daemon", "does not run")
 
 
@@ -142,15 +153,17 @@ def patient_of(path: Path) -> Patient:
         spec = runspec.read(config.run.spec, verify)
     except CovenantError as error:
         spec_problem = str(error)
-    return Patient(config, tuple(problems), spec, spec_problem, _answers(config.control_socket))
+    return Patient(config, tuple(problems), spec, spec_problem, *_answers(config.control_socket))
 
 
-def _answers(socket: Path) -> bool:
+def _answers(socket: Path) -> tuple[bool, str | None]:
+    """Whether a daemon is there, and its version."""
     try:
-        BlockingClient(socket, _ANSWER_SECONDS).close()
+        client = BlockingClient(socket, _ANSWER_SECONDS)
     except ControlError as error:
-        return error.code == "permission"  # it is there, and not for us
-    return True
+        return error.code == "permission", None  # it is there, and not for us
+    client.close()
+    return True, client.daemon_version
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,18 @@
 """`covenantd doctor` on this host: versions, files, disk, memory, GPU, kernel settings. All bounded in time."""
 
 import os
+import platform
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from covenantd import __version__
 from covenantd.chain.keys import load_hotkey
@@ -18,13 +22,15 @@ from covenantd.ctloutput import size
 from covenantd.errors import CovenantError
 from covenantd.finding import Finding, failure, ok, skipped, warning
 from covenantd.modelsize import disk_bytes, parameters, training_bytes
-from covenantd.runspec import RunSpec
+from covenantd.runspec import FORMAT, RunSpec
 from covenantd.statedirectory import format_problem
+from p2p.peerbook import PROTOCOL_VERSION
 
 Run = Callable[[list[str], float], "str | None"]
 """A command's stdout; None where it is missing, fails or takes longer than so many seconds."""
 
-_PINNED = {"torch": "2.13", "hivemind": "1.1.12", "trio": "0."}
+_PACKAGE = "covenantd"
+_REINSTALL = "install covenantd anew into a fresh venv with its constraints.txt"
 _SPEED_BYTES = 32 << 20
 _SLOW_BYTES_PER_SECOND = 40e6
 _LEAST_FILES = 4096
@@ -43,21 +49,37 @@ def run_command(command: list[str], timeout_seconds: float) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def versions() -> Iterator[Finding]:
-    """The version gate: ours, and of what our adapters are written against."""
-    wrong = []
-    for name, start in _PINNED.items():
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            wrong.append(f"{name} is not installed")
-            continue
-        if not found.startswith(start):
-            wrong.append(f"{name} is {found}, not {start}*")
+def versions(
+    requirements: Sequence[str] | None = None, find: Callable[[str], str] = metadata.version
+) -> Iterator[Finding]:
+    """The version gate: Python, and every library by what this package itself requires."""
+    try:
+        wanted = metadata.requires(_PACKAGE) or [] if requirements is None else requirements
+        python = metadata.metadata(_PACKAGE)["Requires-Python"] or ""
+    except metadata.PackageNotFoundError:
+        yield warning("version", f"{_PACKAGE} runs from a directory, so what it requires is not known", _REINSTALL)
+        return
+    running = platform.python_version()
+    wrong = [] if SpecifierSet(python).contains(running) else [f"Python is {running}, not {python}"]
+    wrong += [trouble for text in wanted if (trouble := _unmet(Requirement(text), find))]
     if wrong:
-        yield failure("version", "; ".join(wrong), "install covenantd anew into a fresh venv with its constraints.txt")
+        yield failure("version", "; ".join(wrong), _REINSTALL)
     else:
-        yield ok("version", f"covenantd {__version__} on Python {sys.version.split()[0]}")
+        what = (
+            f"covenantd {__version__} on Python {running}; run spec format {FORMAT}, peer protocol {PROTOCOL_VERSION}"
+        )
+        yield ok("version", what)
+
+
+def _unmet(wanted: Requirement, find: Callable[[str], str]) -> str | None:
+    if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        return None
+    try:
+        found = find(wanted.name)
+    except metadata.PackageNotFoundError:
+        return f"{wanted.name} is not installed"
+    is_met = wanted.specifier.contains(found, prereleases=True)
+    return None if is_met else f"{wanted.name} is {found}, not {wanted.specifier}"
 
 
 def keys(config: Config) -> Iterator[Finding]:

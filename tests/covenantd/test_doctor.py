@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from ledger_fixture import StartLedger
 
-from covenantd import doctor, doctorhost, doctornet, statedirectory
+from covenantd import __version__, doctor, doctorhost, doctornet, statedirectory
 from covenantd.chain.keys import create_hotkey
 from covenantd.chain.protocol import Block, Metagraph, Neuron
 from covenantd.config import ChainConfig, Config, EngineConfig, HttpConfig, IdentityConfig, NetworkConfig, NodeConfig
@@ -174,6 +175,30 @@ def test_open_files_and_versions() -> None:
     assert levels(doctorhost.open_files(256)) == {"open-files": "warning"}
     assert levels(doctorhost.open_files(65536)) == {"open-files": "ok"}
     assert levels(doctorhost.versions()) == {"version": "ok"}
+
+
+def test_the_version_gate_is_what_the_package_requires() -> None:
+    def find(name: str) -> str:
+        if name == "gone":
+            raise PackageNotFoundError(name)
+        return {"torch": "2.12.1", "trio": "0.35.0", "own": "3.0rc1"}[name]
+
+    def told(*requirements: str) -> tuple[str, str]:
+        (found,) = doctorhost.versions(requirements, find)
+        return found.level, found.what
+
+    assert told("trio>=0.35", "own>=2", 'gone; extra == "test"', 'gone; python_version < "3"')[0] == "ok"
+    assert told("torch<2.14,>=2.13", "trio>=0.35") == ("failure", "torch is 2.12.1, not <2.14,>=2.13")
+    assert told("gone==1", "torch==2.*") == ("failure", "gone is not installed")
+
+
+def test_a_daemon_of_another_version_and_a_newer_run_spec() -> None:
+    old = doctor.Patient(Config(), (), None, "run spec has format 2, ...: upgrade covenantd", True, "0.0.9")
+    (daemon,) = doctor._daemon(old)
+    assert daemon.level == "warning" and "0.0.9" in daemon.what and "restart" in daemon.fix
+    spec = {one.name: one for one in doctor._config(old)}["run-spec"]
+    assert spec.level == "failure" and "covenantd help upgrade" in spec.fix
+    assert levels(doctor._daemon(replace(old, daemon_version=__version__))) == {"daemon": "ok"}
 
 
 def test_keys(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from covenantd.journal import Journal
 from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.operate import Operations, operate
+from covenantd.reach import Reach
 from covenantd.refusal import is_refusal, refusal, user_name
 from covenantd.roundlog import keep_rounds
 from covenantd.runspec import RunSpec
@@ -176,7 +177,9 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         chain = CountedChain(opened, metrics)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(admission.follow, chain, spec.timing.block_seconds)
-        operations = Operations(config, board, metrics, health, swarm, exchange)
+        reach = Reach(swarm, spec.protocol("reach"), transport.seen_at)
+        await reach.serve()
+        operations = Operations(config, board, metrics, health, swarm, exchange, reach)
         if config.node.role == "bootstrap":
             await exchange.start(nursery)
             await nursery.start(swarm.run)

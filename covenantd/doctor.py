@@ -20,18 +20,20 @@ from covenantd.controlwire import ControlError
 from covenantd.ctlclient import BlockingClient
 from covenantd.ctloutput import paint
 from covenantd.doctorchain import chain_findings
+from covenantd.doctornet import Reach
 from covenantd.errors import EXIT_FAILED, EXIT_OK, ConfigError, CovenantError
 from covenantd.finding import LEVELS, Finding, failure, ok, skipped, warning
 from covenantd.runspec import RunSpec
 
 _ANSWER_SECONDS = 3.0
+_REACH_SECONDS = 25.0  # peers try for a few seconds
 _MARKS = {"ok": ("ok", "green"), "skipped": ("--", "dim"), "warning": ("!!", "yellow"), "failure": ("XX", "red")}
 
 
 @dataclass(frozen=True)
 class Patient:
     """What the checks look at. `spec` is None where there is no good one; `is_running`: the daemon answers, and is of
-    that version, if it told us."""
+    that version, if it told us, and its peers tried to reach it, if they could."""
 
     config: Config
     problems: tuple[Problem, ...]
@@ -39,6 +41,7 @@ class Patient:
     spec_problem: str | None
     is_running: bool
     daemon_version: str | None = None
+    reach: Reach | None = None
 
 
 Check = Callable[[Patient], Iterator[Finding]]
@@ -117,8 +120,8 @@ CHECKS: tuple[Check, ...] = (
     lambda patient: doctorhost.state_directory(patient.config),
     _daemon,
     lambda patient: doctornet.port(patient.config, patient.is_running),
-    lambda patient: doctornet.nat(patient.config),
-    lambda patient: doctornet.reachable(patient.config, patient.is_running),
+    lambda patient: doctornet.nat(patient.config, patient.reach),
+    lambda patient: doctornet.reachable(patient.config, patient.is_running, patient.reach),
     lambda patient: doctornet.bootstrap(patient.config),
     lambda patient: doctornet.http(patient.config),
     _chain,
@@ -156,14 +159,18 @@ def patient_of(path: Path) -> Patient:
     return Patient(config, tuple(problems), spec, spec_problem, *_answers(config.control_socket))
 
 
-def _answers(socket: Path) -> tuple[bool, str | None]:
-    """Whether a daemon is there, and its version."""
+def _answers(socket: Path) -> tuple[bool, str | None, Reach | None]:
+    """Whether a daemon is there, its version, how its peers reach it."""
     try:
         client = BlockingClient(socket, _ANSWER_SECONDS)
     except ControlError as error:
-        return error.code == "permission", None  # it is there, and not for us
-    client.close()
-    return True, client.daemon_version
+        return error.code == "permission", None, None  # it is there, and not for us
+    try:
+        return True, client.daemon_version, Reach.from_answer(client.call("reachable", timeout_seconds=_REACH_SECONDS))
+    except ControlError:
+        return True, client.daemon_version, None  # of an older version
+    finally:
+        client.close()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

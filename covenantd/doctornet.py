@@ -2,14 +2,41 @@
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from covenantd.addresses import endpoint_problem, multiaddr_host_port, split_host_port
 from covenantd.config import Config
+from covenantd.ctloutput import clean
 from covenantd.finding import Finding, failure, ok, skipped, warning
 
 _CONNECT_SECONDS = 4.0
 _SHARED = ipaddress.ip_network("100.64.0.0/10")  # carrier-grade NAT (RFC 6598)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A peer's: where it sees us, from which port, and why it could not connect back; empty if it did."""
+
+    ip: str
+    source_port: int
+    trouble: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the running daemon's peers found; `port` is the one they tried."""
+
+    port: int | None
+    sightings: tuple[Sighting, ...]
+
+    @staticmethod
+    def from_answer(data: Mapping[str, Any]) -> "Reach":
+        """Of the daemon's verb `reachable`."""
+        rows = data["sightings"]
+        return Reach(data["port"], tuple(Sighting(r["ip"], r["source_port"], r["trouble"]) for r in rows))
+
 
 Connect = Callable[[str, int], "str | None"]
 """Why a TCP connection to host and port fails; None if it is made."""
@@ -42,14 +69,36 @@ def port(config: Config, is_running: bool) -> Iterator[Finding]:
     yield ok("port", f"{host}:{number} is free")
 
 
-def reachable(config: Config, is_running: bool, connect: Connect = tcp_connect) -> Iterator[Finding]:
-    """What we announce, dialled from here: a yes proves the forward, a no may be a router that does not loop back."""
-    if not config.network.announce:
-        yield skipped("reachable", "nothing is set under [network] announce, so there is no outside address to try")
-        return
+def reachable(
+    config: Config, is_running: bool, reach: Reach | None = None, connect: Connect = tcp_connect
+) -> Iterator[Finding]:
+    """What connected peers found when they dialled us; where none could, what we announce is dialled from here."""
     if not is_running:
-        yield skipped("reachable", "the daemon is not running: start it, then ask again")
-        return
+        yield skipped("reachable", "the daemon is not running, so nobody can try: start it, then ask again")
+    elif reach is None or not reach.sightings:
+        yield from _announced(config, connect)
+    else:
+        yield _tried(config, reach)
+
+
+def _tried(config: Config, reach: Reach) -> Finding:
+    tried, port = reach.sightings, reach.port
+    places = ", ".join(sorted({one.ip for one in tried}))
+    well = sum(not one.trouble for one in tried)
+    if well:
+        return ok("reachable", f"yes: {well} of {len(tried)} peers that tried reached TCP {port} at {places}")
+    why = "; ".join(sorted({clean(one.trouble) for one in tried}))
+    what = f"no: {len(tried)} peers tried TCP {port} at {places}: {why}"
+    what += "; they come through a relay instead" if config.network.relays else ""
+    is_direct = all(is_ours(one.ip) for one in tried)
+    fix = "open it in this host's firewall" if is_direct else "forward it to this host, open it in its firewall"
+    return warning("reachable", what, f"TCP {port}: {fix}; covenantd help firewall")
+
+
+def _announced(config: Config, connect: Connect) -> Iterator[Finding]:
+    """A yes proves the forward, a no may be a router that does not loop back."""
+    if not config.network.announce:
+        yield skipped("reachable", "unknown: no peer is connected that could try; ask again once one is")
     for address in config.network.announce:
         host, number = multiaddr_host_port(address.partition("/p2p/")[0])
         trouble = connect(host, number)
@@ -60,8 +109,13 @@ def reachable(config: Config, is_running: bool, connect: Connect = tcp_connect) 
             yield warning("reachable", f"{address} does not answer from here: {trouble}", fix)
 
 
-def nat(config: Config, own_address: Callable[[], str | None] | None = None) -> Iterator[Finding]:
-    """From the address our packets leave with: a private one is not what the world sees."""
+def nat(
+    config: Config, reach: Reach | None = None, own_address: Callable[[], str | None] | None = None
+) -> Iterator[Finding]:
+    """From the address peers see us at; before there are any, from the one our packets leave with."""
+    if reach is not None and reach.sightings:
+        yield _seen(config, reach)
+        return
     address = (own_address or (lambda: _own_address(config)))()
     if address is None:
         yield skipped("nat", "no route to the outside: the address of this host is not known")
@@ -78,6 +132,34 @@ def nat(config: Config, own_address: Callable[[], str | None] | None = None) -> 
         yield warning("nat", f"{address} is a private address, and [network] announce is empty", fix)
     else:
         yield ok("nat", f"{address} is a public address")
+
+
+def _seen(config: Config, reach: Reach) -> Finding:
+    """None, one with the same port towards everybody, or one with another port for each."""
+    seen = reach.sightings
+    places = sorted({one.ip for one in seen})
+    if all(map(is_ours, places)):
+        return ok("nat", f"none: peers see this host at its own address, {', '.join(places)}")
+    ports = {one.source_port for one in seen}
+    kind = "one outside port for all peers" if len(ports) == 1 else "symmetric, another outside port for each peer"
+    kind = kind if len(seen) > 1 else "of what kind one peer alone cannot tell"
+    what = f"a NAT, {kind}: peers see us at {', '.join(places)}"
+    if any(not one.trouble for one in seen):
+        return ok("nat", f"{what}; the port is forwarded")
+    port, kind = multiaddr_host_port(config.network.listen)[1], "ip6" if ":" in places[0] else "ip4"
+    announce = f"/{kind}/{places[0]}/tcp/{port}"
+    fix = f"forward TCP {port} of the router to this host and set [network] announce to {announce}, or set relays"
+    return warning("nat", what, fix)
+
+
+def is_ours(ip: str) -> bool:
+    """Whether an interface of this host has that address."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _own_address(config: Config) -> str | None:

@@ -20,6 +20,7 @@ from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.nodeverbs import node_verbs
 from covenantd.page import page_routes
+from covenantd.reach import Reach
 from covenantd.readiness import watch_node, watch_peers
 from covenantd.reporting import report_verb
 from covenantd.sdnotify import Notifier
@@ -44,6 +45,7 @@ class Operations:
     health: Health
     swarm: Swarm
     exchange: Exchange
+    reach: Reach | None = None
 
 
 async def operate(
@@ -56,6 +58,8 @@ async def operate(
     verbs = standard_verbs(operations.board, orders) | daemon_verbs(live, operations.board, operations.swarm, reload)
     verbs |= link_verbs(operations.swarm, operations.exchange)
     verbs["bugreport"] = report_verb(live, operations.board, operations.metrics)
+    if operations.reach is not None:
+        verbs["reachable"] = operations.reach.verb()
     if node is not None:
         verbs |= node_verbs(node)
     if node is not None and operations.config.testing.faults:

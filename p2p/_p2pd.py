@@ -179,6 +179,11 @@ class P2pdTransport:
         reply = await self._control.request(type=self._messages.Request.LIST_PEERS)
         return tuple(_multiaddr.peer_id_from_bytes(peer.id) for peer in reply.peers)
 
+    async def seen_at(self, peer: PeerId) -> tuple[str, ...]:
+        """The far ends of our connections to `peer`, as they look from here."""
+        raw, reply = self._raw_peer(peer), await self._control.request(type=self._messages.Request.LIST_PEERS)
+        return tuple(text for one in reply.peers if one.id == raw for text in _readable(one.addrs, peer))
+
     async def disconnect(self, peer: PeerId) -> None:
         """Close every connection to `peer`, and its streams with them."""
         disconnect = self._messages.DisconnectRequest(peer=self._raw_peer(peer))

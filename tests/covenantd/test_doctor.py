@@ -52,11 +52,45 @@ def test_a_taken_port_is_named_with_a_way_to_find_who_has_it() -> None:
 
 def test_what_is_announced_is_dialled() -> None:
     config = network(announce=("/ip4/203.0.113.7/tcp/31330",))
-    assert levels(doctornet.reachable(config, True, lambda host, port: None)) == {"reachable": "ok"}
-    (found,) = doctornet.reachable(config, True, lambda host, port: "refused")
+    assert levels(doctornet.reachable(config, True, None, lambda host, port: None)) == {"reachable": "ok"}
+    (found,) = doctornet.reachable(config, True, None, lambda host, port: "refused")
     assert found.level == "warning" and "nc -vz 203.0.113.7 31330" in found.fix
     assert levels(doctornet.reachable(config, False)) == {"reachable": "skipped"}
     assert levels(doctornet.reachable(network(), True)) == {"reachable": "skipped"}
+
+
+def reach(*tries: tuple[str, int, str]) -> doctornet.Reach:
+    return doctornet.Reach(31330, tuple(doctornet.Sighting(*one) for one in tries))
+
+
+def test_what_peers_found_when_they_dialled_us() -> None:
+    outside = "203.0.113.7"
+    (yes,) = doctornet.reachable(network(), True, reach((outside, 31330, ""), (outside, 31330, "no answer")))
+    assert yes.level == "ok" and "1 of 2 peers" in yes.what and outside in yes.what
+    (no,) = doctornet.reachable(network(), True, reach((outside, 31330, "no answer in 5 s"), (outside, 1, "\x1b[31m")))
+    assert no.level == "warning" and "no answer in 5 s" in no.what and "\x1b" not in no.what
+    assert "TCP 31330" in no.fix and "forward it" in no.fix
+    (closed,) = doctornet.reachable(network(), True, reach(("127.0.0.1", 31330, "Connection refused")))
+    assert closed.level == "warning" and "this host's firewall" in closed.fix
+    relayed = network(relays=(f"/ip4/203.0.113.9/tcp/1/p2p/{PEER_ID}",))
+    assert "relay" in next(iter(doctornet.reachable(relayed, True, reach((outside, 1, "x"))))).what
+    (unknown,) = doctornet.reachable(network(), True, reach())
+    assert unknown.level == "skipped" and "unknown" in unknown.what
+
+
+def test_the_kind_of_nat_is_told_from_what_peers_see() -> None:
+    def found(*tries: tuple[str, int, str]) -> Finding:
+        (one,) = doctornet.nat(network(), reach(*tries), lambda: pytest.fail("peers know better"))
+        return one
+
+    outside = "203.0.113.7"
+    assert "none: peers see" in found(("127.0.0.1", 31330, "")).what
+    alike = found((outside, 5000, "no answer"), (outside, 5000, "no answer"))
+    assert alike.level == "warning" and "one outside port" in alike.what and f"/ip4/{outside}/tcp/31330" in alike.fix
+    assert "symmetric" in found((outside, 5000, "no answer"), (outside, 5001, "no answer")).what
+    forwarded = found((outside, 5000, ""), (outside, 5001, "no answer"))
+    assert forwarded.level == "ok" and "the port is forwarded" in forwarded.what
+    assert "cannot tell" in found((outside, 5000, "x")).what
 
 
 @pytest.mark.parametrize(
@@ -71,13 +105,13 @@ def test_what_is_announced_is_dialled() -> None:
     ],
 )
 def test_nat(address: str | None, level: str, word: str) -> None:
-    (found,) = doctornet.nat(network(), lambda: address)
+    (found,) = doctornet.nat(network(), None, lambda: address)
     assert found.level == level and word in found.fix
 
 
 def test_nat_with_an_announced_address_is_fine() -> None:
     config = network(announce=("/ip4/203.0.113.7/tcp/31330",))
-    assert levels(doctornet.nat(config, lambda: "10.0.0.2")) == {"nat": "ok"}
+    assert levels(doctornet.nat(config, None, lambda: "10.0.0.2")) == {"nat": "ok"}
 
 
 def test_own_address_is_found_without_a_packet() -> None:

@@ -99,6 +99,9 @@ async def _shown(arena: Arena) -> None:
     assert (status["schema"], status["role"], status["round"]) == (1, "miner", 1)
     peers = {one["hotkey"]: one for one in (await _ctl(arena, "peers"))["peers"]}
     assert peers[arena.peers["miner-1"].hotkey.hotkey]["received_bytes"] > 0
+    found = await arena.call("miner-0", "reachable")  # its peers dial it, as the doctor asks
+    assert [one["trouble"] for one in found["sightings"]] == ["", "", ""]
+    assert {one["ip"] for one in found["sightings"]} == {"127.0.0.1"} and found["port"] > 0
     (one,) = (await _ctl(arena, "rounds"))["rounds"]
     assert (one["round"], one["result"], one["roster_size"], one["own_included"]) == (0, "certified", 2, True)
     (one,) = (await _ctl(arena, "rounds", "show", "0"))["rounds"]

@@ -124,8 +124,10 @@ def nat(
     forward = f"forward TCP {number} of the router to {address} and set [network] announce to /ip4/PUBLIC/tcp/{number}"
     if ip.is_loopback or config.network.announce:
         yield ok("nat", f"{address}; announced: {', '.join(config.network.announce) or 'as it is'}")
+    elif config.network.relays and not ip.is_global:
+        yield ok("nat", f"{address}; reached through {', '.join(config.network.relays)}")
     elif ip in _SHARED if ip.version == 4 else False:
-        fix = "ask the provider for a public address, use IPv6, or run where there is one; then set [network] announce"
+        fix = "ask the provider for a public address, use IPv6, or set [network] relays: covenantd help firewall"
         yield warning("nat", f"{address} is behind the provider's NAT: others cannot dial this host", fix)
     elif ip.is_private:
         fix = f"{forward}; not needed if all peers are in this network"

@@ -25,8 +25,9 @@ KEPT = Path(__file__).parent / "results" / "exchange.json"
 QUICK_BOUND_SECONDS, QUICK_MOST_SECONDS = 8.0, 20.0
 BOUND_SECONDS = 20.0
 NO_HIVEMIND = (
-    "it averages: to spread N payloads so, each peer averages a vector of all N, zero but for its own, and sends "
-    "2(N-1)P instead of (N-1)P, so it takes twice the bound at best; each of its peers is three processes with torch"
+    "it averages: to spread N payloads so, each peer averages a vector of all N, zero but for its own, of which a "
+    "float carries 3 bytes exactly, and sends 4/3 of 2(N-1)P instead of (N-1)P: 2.67x the bound at best; and each of "
+    "its peers is three processes with torch"
 )
 
 

@@ -114,6 +114,12 @@ def test_nat_with_an_announced_address_is_fine() -> None:
     assert levels(doctornet.nat(config, None, lambda: "10.0.0.2")) == {"nat": "ok"}
 
 
+@pytest.mark.parametrize("address", ["192.168.1.4", "100.64.3.4"])
+def test_nat_with_a_relay_is_fine(address: str) -> None:
+    (found,) = doctornet.nat(network(relays=(f"/ip4/203.0.113.7/tcp/31330/p2p/{PEER_ID}",)), lambda: address)
+    assert found.level == "ok" and "reached through /ip4/203.0.113.7" in found.what
+
+
 def test_own_address_is_found_without_a_packet() -> None:
     assert doctornet._own_address(network(bootstrap=(f"/ip4/127.0.0.1/tcp/1/p2p/{PEER_ID}",))) == "127.0.0.1"
 

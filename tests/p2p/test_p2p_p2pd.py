@@ -16,6 +16,7 @@ import trio
 
 from p2p import wire
 from p2p._p2pd import P2pdSettings, P2pdTransport, open_p2pd
+from p2p._p2pd_settings import p2pd_arguments
 from p2p.errors import (
     IdentityError,
     PeerUnreachable,
@@ -276,3 +277,16 @@ def test_neither_torch_nor_hivemind_is_imported() -> None:
     code += "print([name for name in ('torch', 'hivemind') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_p2pd_is_told_of_relays(tmp_path: Path) -> None:
+    """Any two of the three make a peer behind a NAT unreachable: see tests/netlab/test_nat.py."""
+
+    def told(**changes: object) -> set[str]:
+        return set(p2pd_arguments(settings(tmp_path, "a", **changes), tmp_path))
+
+    behind = {"-relay=1", "-autoRelay=1", "-relayDiscovery=0", "-forceReachabilityPrivate=1", "-autonat=1"}
+    assert behind | {"-trustedRelays=/ip4/1.2.3.4/tcp/1/p2p/X"} <= told(relays=("/ip4/1.2.3.4/tcp/1/p2p/X",))
+    assert {"-relay=1", "-relayService=1", "-forceReachabilityPublic=1"} <= told(relay_service=True)
+    assert {"-relay=0", "-relayService=0", "-autonat=1", "-natPortMap=0"} <= told()
+    assert {"-autonat=0", "-natPortMap=1"} <= told(hole_punching=False, nat_port_map=True)

@@ -148,6 +148,8 @@ def _seen(config: Config, reach: Reach) -> Finding:
     what = f"a NAT, {kind}: peers see us at {', '.join(places)}"
     if any(not one.trouble for one in seen):
         return ok("nat", f"{what}; the port is forwarded")
+    if config.network.relays:
+        return ok("nat", f"{what}; reached through {', '.join(config.network.relays)}")
     port, kind = multiaddr_host_port(config.network.listen)[1], "ip6" if ":" in places[0] else "ip4"
     announce = f"/{kind}/{places[0]}/tcp/{port}"
     fix = f"forward TCP {port} of the router to this host and set [network] announce to {announce}, or set relays"

@@ -116,7 +116,7 @@ def test_nat_with_an_announced_address_is_fine() -> None:
 
 @pytest.mark.parametrize("address", ["192.168.1.4", "100.64.3.4"])
 def test_nat_with_a_relay_is_fine(address: str) -> None:
-    (found,) = doctornet.nat(network(relays=(f"/ip4/203.0.113.7/tcp/31330/p2p/{PEER_ID}",)), lambda: address)
+    (found,) = doctornet.nat(network(relays=(f"/ip4/203.0.113.7/tcp/31330/p2p/{PEER_ID}",)), None, lambda: address)
     assert found.level == "ok" and "reached through /ip4/203.0.113.7" in found.what
 
 

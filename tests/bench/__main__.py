@@ -53,7 +53,8 @@ def _lines(measured: dict[str, Any]) -> list[str]:
     lines = []
     for key, value in measured.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            lines += ["", key, *_table(value)]
+            flat = not any(isinstance(cell, dict) for row in value for cell in row.values())
+            lines += ["", key, *_table(value)] if flat else []
         elif isinstance(value, dict):
             lines += ["", key, *(f"  {inner:<24} {_cell(one)}" for inner, one in value.items())]
         else:

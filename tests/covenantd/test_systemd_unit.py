@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from unit_sandbox import values
 
 from covenantd import errors, service
 from covenantd.config import DEFAULT_PATH, SETTINGS, NodeConfig
@@ -14,15 +15,10 @@ from covenantd.init import SYSTEM_STOP_SECONDS
 from covenantd.service import _unit_word, install
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
-UNIT = SYSTEMD / "covenantd.service"
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)")
 sysusers = pytest.mark.skipif(
     shutil.which("systemd-sysusers") is None, reason="needs systemd-sysusers (Debian: systemd)"
 )
-
-
-def values(key: str) -> list[str]:
-    return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -62,9 +62,12 @@ class Agreement:
 
     async def decision(self, round: int) -> Vote | None:
         """The certified vote of a round whose V_r is finalized; None: the round is void."""
-        timing = self._spec.timing
-        at_start, at_vote = await self.view(timing.start(round)), await self.view(timing.vote(round))
-        return roster.decide(at_start, at_vote, self._spec.tag, round)
+        return await self.leading(round, self._spec.timing.vote(round))
+
+    async def leading(self, round: int, block: int) -> Vote | None:
+        """What a quorum votes for in that round in the state of that block; only at V_r does it certify."""
+        at_start, then = await self.view(self._spec.timing.start(round)), await self.view(block)
+        return roster.decide(at_start, then, self._spec.tag, round)
 
     async def newest_certified(self, through: int, since: int = 0) -> Vote | None:
         """The newest certified vote of a round in [since, through], all of them decided.

@@ -1,4 +1,6 @@
-"""A certifier's vote: one a round, remembered on disk before it is public, proposed to or taken from the others."""
+"""A certifier's votes: one a turn, remembered on disk before it is public, proposed to or taken from the others."""
+
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -7,8 +9,9 @@ from covenantd import gather, revisions
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.journal import Voted
 from covenantd.node import Node
-from covenantd.proposals import EARLY, View, hearing, objection
+from covenantd.proposals import View, complete, hearing, objection
 from covenantd.roster import BadRoster, Roster, Vote, is_hash
+from covenantd.turns import EARLY, Ballots, Turns
 from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
 from p2p.partial import disk_errors
 from p2p.protocols import PeerId
@@ -21,80 +24,79 @@ _BODY_SECONDS = 20.0
 
 
 class Ballot:
-    """`view` is set once we know enough of a round to judge what others propose."""
+    """Open for one round at a time: from when we know enough of it to judge what others propose."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._deciding = trio.Lock()
         self._cast = trio.Event()
-        self.view: View | None = None
+        self._view: View | None = None
+        self._turns = Turns((), ())
 
     async def serve(self) -> None:
-        await self._node.swarm.answer(self._node.spec.protocol(ROSTER), self._consider)
+        await self._node.swarm.answer(self._node.spec.protocol(ROSTER), self.consider)
+
+    def open(self, view: View, turns: Turns) -> None:
+        self._view, self._turns = view, turns
 
     def voted(self, round: int) -> Voted | None:
         """Our vote in that round, if there is one: from the journal, so also from before a crash."""
         voted = self._node.journal.memory.voted
         return voted if voted is not None and voted.round == round else None
 
-    async def cast_by(self, round: int, block: int) -> bool:
-        """Wait until we have voted in that round, or until the head is at `block`."""
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._node.heads.cancel_at, block, scope)
-                while self.voted(round) is None:
-                    await self._cast.wait()
-                nursery.cancel_scope.cancel()
-        return self.voted(round) is not None
+    # When a turn begins
 
-    async def propose(self, body: Roster) -> None:
-        """Vote for our own roster, then ask the other certifiers to; ends when each has answered."""
-        node = self._node
-        path = node.staging / f"roster-{body.round}"
+    async def take(self, turn: int, compose: Callable[[], Roster]) -> None:
+        """Join the roster that has a quorum by now. Where none has and the turn is ours, propose: what we have voted
+        for, if it is as good as what `compose` would make, else that. Ends when all others have answered."""
+        view = self._open_view()
+        leading = await self._leading(turn)
+        if leading is not None:
+            await self._join(leading, turn)
+        elif self._turns.of(self._node.hotkey.hotkey) == turn:
+            voted = self.voted(view.round)
+            if voted is not None and await self._as_good(view, voted.digest):
+                await self._propose(turn, voted.digest)
+            elif (digest := await self._cast_own(compose(), turn)) is not None:
+                await self._propose(turn, digest)
+
+    async def _join(self, digest: str, turn: int) -> None:
+        """A quorum that we make no part of may be one only as long as a liar makes part of it."""
+        voted = self.voted(self._open_view().round)
+        if voted is not None and voted.digest == digest:
+            return
+        try:
+            await self._judge_and_vote(digest, turn, None)
+        except Refused as error:
+            log.warning("a quorum votes for a roster that we cannot", digest=digest[:16], reason=str(error))
+
+    async def _as_good(self, view: View, digest: str) -> bool:
+        try:
+            return complete(self._node.spec, view, await self._body(None, digest))
+        except Refused:  # it was here when we voted for it, but it is gone
+            return False
+
+    async def _cast_own(self, body: Roster, turn: int) -> str | None:
+        """The digest of our own roster, if our vote of that turn is for it."""
+        if not body.contributions:
+            log.warning("nothing to propose", round=body.round, refused={x.hotkey: x.reason for x in body.exclusions})
+            return None
+        path = self._node.staging / f"roster-{body.round}"
         with disk_errors(path):
             await trio.Path(path).write_bytes(body.encode())
-        digest = await node.exchange.adopt(path, node.spec.piece_bytes)
-        node.traffic.is_control((digest,))
-        if not await self._vote(body, digest):
-            return
-        enrolled = await node.agreement.certifiers(body.round)
+        digest = await self._node.exchange.adopt(path, self._node.spec.piece_bytes)
+        self._node.traffic.is_control((digest,))
+        refusal = await self._vote(body, digest, turn)
+        if refusal is not None:
+            log.info("our own roster is not proposed", round=body.round, reason=refusal)
+        return None if refusal else digest
+
+    async def _propose(self, turn: int, digest: str) -> None:
+        round = self._open_view().round
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.publish, body.round)
-            for hotkey in enrolled:
-                if hotkey != node.hotkey.hotkey:
-                    nursery.start_soon(self._ask, hotkey, body.round, digest)
-
-    async def _vote(self, body: Roster, digest: str) -> bool:
-        """Whether the round's one vote is for this digest. On disk first: a crash must not make us vote twice."""
-        async with self._deciding:
-            voted = self._node.journal.memory.voted
-            if voted is None or voted.round < body.round:
-                self._node.journal.update(voted=Voted(body.round, digest))
-                log.info("voted", round=body.round, contributions=len(body.contributions), digest=digest[:16])
-                self._cast.set()
-                self._cast = trio.Event()
-            return self._node.journal.memory.voted == Voted(body.round, digest)
-
-    async def publish(self, round: int) -> None:
-        """Put our vote of that round on chain; also after a crash between remembering and publishing it."""
-        node, voted = self._node, self.voted(round)
-        if voted is None or node.journal.memory.round != round:
-            return
-        vote = Vote(node.spec.tag, round, voted.digest, node.journal.memory.state_hash)
-        while True:
-            try:
-                async with node.commitment:
-                    block = await node.chain.publish_commitment([node.identity().encode(), vote.encode()])
-            except ChainError as error:
-                log.warning("vote not on chain yet", error=str(error))
-                await trio.sleep(_RETRY_SECONDS)
-                continue
-            except ChainRefused as error:
-                log.error("the chain refused the vote", error=str(error))
-                return
-            if block > node.spec.timing.vote(round):
-                log.warning("vote came too late", block=block, round=round)
-            return
+            for hotkey in self._turns.order:
+                if hotkey != self._node.hotkey.hotkey:
+                    nursery.start_soon(self._ask, hotkey, round, digest)
 
     async def _ask(self, certifier: str, round: int, digest: str) -> None:
         """Until this certifier has said yes or no, or the votes are read."""
@@ -114,31 +116,36 @@ class Ballot:
                 log.info("proposal not delivered yet", certifier=certifier, error=str(error), peer_caused=True)
             await trio.sleep(_RETRY_SECONDS)
 
-    async def _consider(self, peer: PeerId, message: object) -> object:
+    # When another proposes
+
+    async def consider(self, peer: PeerId, message: object) -> object:
         """Another certifier proposes. Raises Refused with the reason not to vote for it."""
         structlog.contextvars.bind_contextvars(peer=peer, round=self._node.journal.memory.round)
         fields = Fields(message)
         round, digest = fields.number("round", 0, 1 << 31), fields.text("digest", 64)
         if not is_hash(digest):
             raise ProtocolViolation("a digest that is no hash")
-        proposer = self._node.swarm.by_peer_id(peer)
-        voted = self.voted(round)
-        if (reason := hearing(self.view, voted.digest if voted else None, round, digest)) is not None:
+        if (reason := hearing(self._view, round)) is not None:
             raise Refused(reason)
-        view = self.view
-        assert view is not None  # else there was no hearing
-        if proposer is None or proposer.hotkey not in await self._node.agreement.certifiers(round):
-            raise Refused("you are not enrolled as a certifier")
-        body = await self._body(proposer.hotkey, digest)
-        offered = await revisions.judge_offer(self._node, round, body.changes)
-        if (reason := objection(self._node.spec, view, body, offered)) is not None:
-            raise Refused(reason[:200])
-        if not await self._vote(body, digest):
-            raise Refused("voted already")
-        await self.publish(round)
+        proposer = self._node.swarm.by_peer_id(peer)
+        turn = self._turns.of(proposer.hotkey) if proposer is not None else None
+        if proposer is None or turn is None:
+            raise Refused("you have no turn in this round")
+        if (reason := await self._refusal(round, turn, digest)) is not None:
+            raise Refused(reason)
+        await self._judge_and_vote(digest, turn, proposer.hotkey)
         return {"voted": digest}
 
-    async def _body(self, proposer: str, digest: str) -> Roster:
+    async def _judge_and_vote(self, digest: str, turn: int, proposer: str | None) -> None:
+        """Raises Refused."""
+        view = self._open_view()
+        body = await self._body(proposer, digest)
+        offered = await revisions.judge_offer(self._node, view.round, body.changes)
+        reason = objection(self._node.spec, view, body, offered) or await self._vote(body, digest, turn)
+        if reason is not None:
+            raise Refused(reason[:200])
+
+    async def _body(self, proposer: str | None, digest: str) -> Roster:
         try:
             certified = await gather.certified_roster(
                 self._node, digest, first=proposer, deadline_seconds=_BODY_SECONDS
@@ -146,3 +153,69 @@ class Ballot:
         except (BadRoster, BlobError) as error:
             raise Refused(f"no roster to be had under that digest: {error}"[:200]) from error
         return certified.body
+
+    # The vote
+
+    async def _vote(self, body: Roster, digest: str, turn: int) -> str | None:
+        """Cast the vote of that turn unless there is a reason not to, which is returned. On disk first: a crash must
+        not make us vote twice in a turn."""
+        async with self._deciding:
+            reason = await self._refusal(body.round, turn, digest)
+            voted = self.voted(body.round)
+            if reason is None and (voted is None or voted.digest != digest):
+                self._node.journal.update(voted=Voted(body.round, digest, turn))
+                log.info(
+                    "voted", round=body.round, turn=turn, contributions=len(body.contributions), digest=digest[:16]
+                )
+                self._cast.set()
+                self._cast = trio.Event()
+            return reason
+
+    async def _refusal(self, round: int, turn: int, digest: str) -> str | None:
+        node = self._node
+        if node.heads.number >= node.spec.timing.vote(round):
+            return "the votes are read"
+        now, voted = self._turns.at(node.heads.number), self.voted(round)
+        leading = await self._leading(now)
+        return Ballots(now, leading, (voted.turn, voted.digest) if voted else None).refusal(turn, digest)
+
+    async def _leading(self, turn: int) -> str | None:
+        """The roster that has a quorum in the state in which that turn began."""
+        if turn == 0:
+            return None
+        vote = await self._node.agreement.leading(self._open_view().round, self._turns.blocks[turn])
+        return vote.digest if vote is not None else None
+
+    def _open_view(self) -> View:
+        assert self._view is not None  # nobody votes before the ballot is open
+        return self._view
+
+    async def publish(self, round: int, alone: bool) -> None:
+        """Keep the chain at our vote of that round: the journal's, so also after a crash between remembering and
+        publishing it. Ends with the first vote if we are alone and it cannot change; else with the round."""
+        public: str | None = None
+        while public is None or not alone:
+            voted = self.voted(round)
+            if voted is None or voted.digest == public:
+                await self._cast.wait()
+            elif await self._publish(voted):
+                public = voted.digest
+            else:
+                await trio.sleep(_RETRY_SECONDS)
+
+    async def _publish(self, voted: Voted) -> bool:
+        """Whether that vote needs no other try: it is on chain, or the chain will not have it."""
+        node = self._node
+        vote = Vote(node.spec.tag, voted.round, voted.digest, node.journal.memory.state_hash)
+        try:
+            async with node.commitment:
+                block = await node.chain.publish_commitment([node.identity().encode(), vote.encode()])
+        except ChainError as error:
+            log.warning("vote not on chain yet", error=str(error))
+            return False
+        except ChainRefused as error:
+            log.error("the chain refused the vote", error=str(error))
+            return True
+        if block > node.spec.timing.vote(voted.round):
+            log.warning("vote came too late", block=block, round=voted.round)
+        return True

@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from covenantd import gather, proposals, revisions
+from covenantd import gather, proposals, revisions, turns
 from covenantd.ballot import Ballot
 from covenantd.chain.keys import public_key
 from covenantd.commitdesk import CommitDesk
@@ -15,8 +15,9 @@ from covenantd.engine import EngineRefused
 from covenantd.gauntlet import standing
 from covenantd.node import Node
 from covenantd.proposals import View
-from covenantd.roster import MAX_CONTRIBUTIONS
+from covenantd.roster import MAX_CONTRIBUTIONS, Roster
 from covenantd.scores import Scores
+from covenantd.turns import Turns
 from model import messages
 from p2p.errors import BlobTooLarge
 
@@ -33,6 +34,7 @@ class Certifier:
         self._scores = scores
         self._desk = CommitDesk(node)
         self._ballot = Ballot(node)
+        self._missing: tuple[int, frozenset[str]] = (-1, frozenset())  # what we could not fetch in that round
 
     async def serve(self) -> None:
         await self._desk.serve()
@@ -40,62 +42,59 @@ class Certifier:
 
     async def certify(self, round: int) -> None:
         """From the closing of commits to the vote. Ends at V_r at the latest: a late vote is worth nothing."""
+        certifiers = await self._node.agreement.certifiers(round)
+        order = turns.turns(self._node.spec.timing, round, certifiers)
         with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._node.heads.cancel_at, self._node.spec.timing.vote(round), scope)
-                await self._certify(round)
-                nursery.cancel_scope.cancel()
-        if scope.cancelled_caught:
+            async with trio.open_nursery() as deadline:
+                deadline.start_soon(self._node.heads.cancel_at, self._node.spec.timing.vote(round), scope)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._certify, round, order)
+                    if self._node.hotkey.hotkey in order.order:
+                        nursery.start_soon(self._ballot.publish, round, len(order.order) == 1)
+                    else:
+                        log.info("not enrolled as a certifier in this round", round=round)
+                deadline.cancel_scope.cancel()
+        if scope.cancelled_caught and self._ballot.voted(round) is None:
             log.warning("certification did not finish before the votes were read", round=round)
 
-    async def _certify(self, round: int) -> None:
-        if self._ballot.voted(round) is not None:  # a crash came between remembering the vote and publishing it
-            await self._ballot.publish(round)
+    async def _certify(self, round: int, order: Turns) -> None:
+        voted = self._ballot.voted(round) is not None  # a crash came after it, and after the scores
+        if voted and len(order.order) == 1:
             return
         try:
-            view, sound = await self._look(round)
+            view = await self._look(round, scored=voted)
         except CommitRefused as error:
             log.warning("this round cannot be certified here", round=round, reason=error.reason)
             return
-        self._ballot.view = view
-        if await self._wait_turn(round):
-            await self._ballot.publish(round)  # again: whoever voted may have been cut off before it was public
-            return
-        body = proposals.compose(self._node.spec, view, self._scores.standings)
-        if body.contributions:
-            await self._ballot.propose(body)
-        else:
-            log.warning("nothing to propose", round=round, refused=dict(view.refused))
+        if self._node.hotkey.hotkey in order.order:
+            self._ballot.open(view, order)
+            await self._take_turns(order, view)
 
-    async def _wait_turn(self, round: int) -> bool:
-        """Stake rank orders who proposes: rank 0 at once, rank i so much later. True if we have voted meanwhile, or
-        are not enrolled and have nothing to vote."""
-        timing = self._node.spec.timing
-        order = list(await self._node.agreement.certifiers(round))
-        if self._node.hotkey.hotkey not in order:
-            log.info("not enrolled as a certifier in this round", round=round)
-            return True
-        rank = order.index(self._node.hotkey.hotkey)
-        if rank == 0:
-            return self._ballot.voted(round) is not None
-        turn = timing.serve(round) + (timing.vote(round) - timing.serve(round)) * 2 // 3
-        return await self._ballot.cast_by(round, turn + (rank - 1) * timing.proposal_blocks)
+    async def _take_turns(self, order: Turns, view: View) -> None:
+        async with trio.open_nursery() as nursery:
+            for turn, block in enumerate(order.blocks):
+                await self._node.heads.reached(block)
+                nursery.start_soon(
+                    self._ballot.take, turn, lambda: proposals.compose(self._node.spec, view, self._scores.standings)
+                )
 
-    async def _look(self, round: int) -> tuple[View, Held]:
-        """Fetch, check and score what was committed in time."""
+    async def _look(self, round: int, scored: bool) -> View:
+        """Fetch, check and, unless that was done before a crash, score what was committed in time."""
         book = await self._desk.book(round)
         proven = await self._proven(round, set(book.commits))
         held, refused = await self._fetch(round, proven)
         sound, invalid = await self._check(round, held)
         refused |= invalid
-        await self._score(round, sound)
-        self._scores.fault(refused)
-        await self._scores.age(round, proven)
-        self._count(refused.values())
+        self._missing = round, frozenset(h for h, reason in refused.items() if reason == "missing")
+        if not scored:
+            await self._score(round, sound)
+            self._scores.fault(set(refused) - self._missing[1])
+            await self._scores.age(round, proven)
+            self._count(refused.values())
         refused |= dict.fromkeys(book.stale - set(proven), "base") | dict.fromkeys(book.equivocators, "equivocated")
         scoring = self._node.spec.scoring
         unfit = standing.unfit(self._scores.standings, scoring.harmful_gain, scoring.useless_share)
-        view = View(
+        return View(
             round=round,
             previous=self._node.journal.memory.previous,
             base_state_hash=book.rules.base_state_hash,
@@ -106,7 +105,14 @@ class Certifier:
             changes=self._node.journal.memory.changes,
             offered=await revisions.own_offer(self._node, round),
         )
-        return view, sound
+
+    def settle(self, body: Roster) -> None:
+        """A certified roster tells whose fault a missing contribution was: its miner's, if the quorum's certifiers had
+        to leave it out as we had; ours or nobody's, if they held it."""
+        round, missing = self._missing
+        said = {one.hotkey for one in body.exclusions if one.reason == "missing"}
+        if round == body.round:
+            self._scores.fault(missing & said)
 
     async def _score(self, round: int, sound: Held) -> None:
         """A vote does not wait for scores that cannot be had."""

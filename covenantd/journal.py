@@ -37,6 +37,7 @@ class SealedContribution:
 class Voted:
     round: int
     digest: str
+    turn: int = 0  # in whose turn: one vote a turn
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _check(memory: Memory) -> None:
         rounds += [memory.sealed.round, memory.sealed.size, memory.sealed.inner_steps]
         hashes += [memory.sealed.blob_id, memory.sealed.base_state_hash]
     if memory.voted is not None:
-        rounds.append(memory.voted.round)
+        rounds += [memory.voted.round, memory.voted.turn]
         hashes.append(memory.voted.digest)
     if not all(type(number) is int and number >= 0 for number in rounds):
         raise ValueError("a number that is none")

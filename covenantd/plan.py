@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +74,40 @@ def pace(inner_step_seconds: float, load: Load, scoring: Scoring, batch_sequence
     return Pace(steps, train, max(2.0, 4 * step), certify, max(2.0, 20 * step))
 
 
-def timing(pace: Pace, start_block: int, block_seconds: float) -> Timing:
-    def blocks(seconds: float) -> int:
-        return max(1, math.ceil(seconds / block_seconds))
+@dataclass(frozen=True)
+class Beat:
+    """A chain's blocks. `proposal_blocks`: from a finalized head, which may be seen late and lie behind the newest
+    block, over a proposal sent upon it, to the block that includes the votes for it."""
 
-    seal = blocks(pace.train_seconds)
-    commit = seal + blocks(pace.commit_seconds)
-    vote = commit + 1 + blocks(pace.certify_seconds)
+    block_seconds: float
+    proposal_blocks: int
+
+
+LEDGER = Beat(1.0, 2)
+BITTENSOR = Beat(12.0, 6)  # 3 until a block is final, 1 to propose and judge, 2 for a vote to be included
+
+
+def timing(pace: Pace, start_block: int, block_seconds: float, proposal_blocks: int = LEDGER.proposal_blocks) -> Timing:
+    """Each part of a round lasts as long as its pace says, and as many blocks as what happens on chain in it needs:
+    votes in the turns of two certifiers that fail and of a third, and so far into the end of the round; heads that
+    differ by half a proposal while commits are closed and contributions opened."""
+
+    def blocks(seconds: float, least: int) -> int:
+        return max(least, math.ceil(seconds / block_seconds))
+
+    skew = proposal_blocks // 2
+    seal = blocks(pace.train_seconds, 1)
+    commit = seal + blocks(pace.commit_seconds, skew)
+    vote = commit + skew + blocks(pace.certify_seconds, 4 * proposal_blocks)
     return Timing(
         start_block=start_block,
-        blocks_per_round=vote + blocks(pace.step_seconds),
+        blocks_per_round=vote + blocks(pace.step_seconds, proposal_blocks),
         seal_blocks=seal,
         commit_blocks=commit,
         vote_blocks=vote,
+        serve_slack_blocks=skew,
         block_seconds=block_seconds,
+        proposal_blocks=proposal_blocks,
     )
 
 
@@ -215,7 +235,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=number(1e-9, 1e9), default=2.0, help="outer learning rate")
     parser.add_argument("--roster-size", type=whole(1, MAX_CONTRIBUTIONS), default=20)
     parser.add_argument("--piece-bytes", type=whole(MIN_PIECE_BYTES, MAX_PIECE_BYTES), default=64 << 10)
-    parser.add_argument("--block-seconds", type=number(0.01, 3600), default=1.0, help="as the ledger makes them")
+    parser.add_argument(
+        "--block-seconds", type=number(0.01, 3600), metavar="S",
+        help=f"as the chain makes them ({LEDGER.block_seconds:g}; {BITTENSOR.block_seconds:g} on Bittensor)",
+    )  # fmt: skip
     parser.add_argument("--start-in-seconds", type=number(0, 1e9), default=60.0, help="when round 0 begins, from now")
     parser.add_argument("--codec", type=codec, default=CompressionConfig(), metavar="CODEC", help=CODEC_HELP)
     parser.add_argument("--seed", type=int, default=0)
@@ -252,6 +275,11 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def beat_of(endpoint: str, block_seconds: float | None) -> Beat:
+    beat = BITTENSOR if chain_kind(endpoint) == "bittensor" else LEDGER
+    return beat if block_seconds is None else replace(beat, block_seconds=block_seconds)
+
+
 def main(args: argparse.Namespace) -> int:
     return trio.run(_main, args)
 
@@ -270,11 +298,11 @@ async def _main(args: argparse.Namespace) -> int:
     blobs = adopt(made, BlobStore(args.dir / BLOBS), args.piece_bytes)
     load = Load(miners=args.miners, validators=0, cores=max(1, args.miners))
     paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)
-    start = head.number + 1 + math.ceil(args.start_in_seconds / args.block_seconds)
-    when = timing(paced, start, args.block_seconds)
+    beat = beat_of(args.chain, args.block_seconds)
+    when = timing(paced, head.number + 1 + math.ceil(args.start_in_seconds / beat.block_seconds), *astuple(beat))
     wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid, owner.hotkey, args.codec)
     spec = compose(made, blobs, wishes, paced, when, origin.hash)
     runspec.write(args.dir / SPEC, spec, owner)
     print(f"run {spec.run_id[:16]} in {args.dir / SPEC}: {paced.inner_steps} inner steps a round of "
-          f"{when.blocks_per_round * args.block_seconds:.0f} s, first round at block {when.start_block}")  # fmt: skip
+          f"{when.blocks_per_round * beat.block_seconds:.0f} s, first round at block {when.start_block}")  # fmt: skip
     return EXIT_OK

@@ -7,6 +7,7 @@ from covenantd.commits import Commit
 from covenantd.gauntlet.standing import Standing
 from covenantd.roster import Entry, Exclusion, Roster, alpha_bits
 from covenantd.runspec import RunSpec
+from covenantd.turns import EARLY
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,11 @@ def compose(spec: RunSpec, view: View, standings: Mapping[str, Standing]) -> Ros
     )
 
 
-EARLY = "early"
-"""The one refusal that is worth another try: we cannot judge that round yet."""
-
-
-def hearing(view: View | None, voted: str | None, round: int, digest: str) -> str | None:
-    """Why a proposal need not even be read; `voted` is the digest we have voted for in that round, if any."""
+def hearing(view: View | None, round: int) -> str | None:
+    """Why a proposal for that round need not even be read."""
     if view is None or view.round < round:
         return EARLY
-    if view.round > round:
-        return "that round is over"
-    if voted is not None and voted != digest:
-        return f"voted already, for {voted[:16]}"
-    return None
+    return "that round is over" if view.round > round else None
 
 
 def objection(spec: RunSpec, view: View, body: Roster, offered: str | None = None) -> str | None:
@@ -84,7 +77,19 @@ def objection(spec: RunSpec, view: View, body: Roster, offered: str | None = Non
             return f"{entry.hotkey} has not committed to that in time"
         if entry.hotkey not in view.sound:
             return f"the contribution of {entry.hotkey} is not here or not sound"
-    fit = [h for h in view.sound if h not in view.unfit]
-    if 2 * sum(body.lists(h) for h in fit) < min(len(fit), spec.roster_size):
+    if 2 * _listed_fit(view, body) < _most(spec, view):
         return "it leaves out most of what is fit"
     return None
+
+
+def complete(spec: RunSpec, view: View, body: Roster) -> bool:
+    """Whether a proposal that we have voted for leaves out nothing that ours would list: then it may be ours."""
+    return _listed_fit(view, body) >= _most(spec, view)
+
+
+def _listed_fit(view: View, body: Roster) -> int:
+    return sum(body.lists(h) for h in view.sound if h not in view.unfit)
+
+
+def _most(spec: RunSpec, view: View) -> int:
+    return min(sum(h not in view.unfit for h in view.sound), spec.roster_size)

@@ -7,6 +7,7 @@ from covenantd import gather, roster
 from covenantd.chain.keys import verify
 from covenantd.errors import ConfigError
 from covenantd.node import Node
+from covenantd.roster import Vote
 from covenantd.specchange import MAX_CHANGE_BYTES, NOTICE_ROUNDS, SpecChange, SpecHistory, apply, parse
 from p2p.errors import BlobError
 from p2p.exchange_settings import Priority
@@ -53,12 +54,21 @@ async def look_up(node: Node) -> None:
     if vote is None:
         return
     try:
-        certified = await gather.certified_roster(node, vote.digest, deadline_seconds=_HEAD_SECONDS)
+        await _learn_from(node, vote)
     except BlobError as error:
         log.info("the newest roster is not to be had yet", digest=vote.digest[:16], error=str(error))
+
+
+async def _learn_from(node: Node, vote: Vote) -> None:
+    """A quorum may still leave the roster that it votes for, or have come too late; the one before is certified."""
+    body = (await gather.certified_roster(node, vote.digest, deadline_seconds=_HEAD_SECONDS)).body
+    if len(body.changes) <= len(node.journal.memory.changes):
         return
-    if len(certified.body.changes) > len(node.journal.memory.changes):
-        await learn(node, certified.body.changes)
+    if body.previous != roster.NO_DIGEST:
+        before = await gather.certified_roster(node, body.previous, deadline_seconds=_HEAD_SECONDS)
+        await learn(node, before.body.changes)
+    if node.heads.number >= node.spec.timing.vote(body.round) and await node.agreement.decision(body.round) == vote:
+        await learn(node, body.changes)
 
 
 async def _restore(node: Node) -> None:

@@ -225,7 +225,7 @@ def _conditions(spec: RunSpec) -> dict[str, bool]:
         "roster_size": 0 < spec.roster_size <= MAX_CONTRIBUTIONS,
         "snapshot_rounds": spec.snapshot_rounds > 0,
         "timing.block_seconds": spec.timing.block_seconds > 0,
-        "timing.proposal_blocks": spec.timing.proposal_blocks >= 0,
+        "timing.proposal_blocks": spec.timing.proposal_blocks > 0,
         "scoring.sequences": scoring.sequences > 0,
         "scoring.decay": 0 <= scoring.decay < 1,
         "chain.netuid": 0 <= spec.chain.netuid < 1 << 16,

@@ -17,7 +17,7 @@ class Timing:
     vote_blocks: int  # V_r: votes are read in the state of this block
     serve_slack_blocks: int = 1  # after C_r, until contributions may be served
     block_seconds: float = 12.0  # what the chain aims at; for lifetimes and hints, never for agreement
-    proposal_blocks: int = 2  # the next certifier in stake order proposes this much later
+    proposal_blocks: int = 2  # from a proposal until the finalized state shows the votes for it; then the next's turn
     first_round: int = 0
     earlier: Optional["Timing"] = None
 
@@ -60,5 +60,12 @@ class Timing:
             raise ConfigError(
                 f"run spec: timing must satisfy 0 < seal < commit < serve < vote < blocks_per_round, got {self}"
             )
-        if not self.block_seconds > 0 or self.proposal_blocks < 0:
+        if not self.block_seconds > 0 or self.proposal_blocks < 1:
             raise ConfigError(f"run spec: timing with block_seconds {self.block_seconds} makes no sense")
+        certify, step = self.vote_blocks - self.commit_blocks - self.serve_slack_blocks, self.proposal_blocks
+        if certify < 2 * step or self.blocks_per_round - self.vote_blocks < step:
+            raise ConfigError(
+                f"run spec: a vote takes proposal_blocks ({step}) to be in the finalized state, so there must be twice "
+                f"as many from serve to vote, not {certify}, and as many from vote to the end of the round, not "
+                f"{self.blocks_per_round - self.vote_blocks}"
+            )

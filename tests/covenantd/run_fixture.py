@@ -12,7 +12,8 @@ from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
 from covenantd.timing import Timing
 from model.config import CompressionConfig, InnerConfig, ModelConfig
 
-HOTKEYS = [Hotkey.from_uri(f"//{name}").hotkey for name in ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")]
+NAMES = ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
+HOTKEYS = [Hotkey.from_uri(f"//{name}").hotkey for name in NAMES]
 TIMING = Timing(start_block=7, blocks_per_round=20, seal_blocks=5, commit_blocks=8, vote_blocks=15)
 
 

@@ -2,14 +2,16 @@
 
 import argparse
 import math
+from dataclasses import astuple
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
 from covenantd import plan
-from covenantd.plan import Load, pace, timing
+from covenantd.plan import BITTENSOR, LEDGER, Beat, Load, beat_of, pace, timing
 from covenantd.runspec import Scoring
+from covenantd.turns import turns
 
 STEPS = st.floats(1e-4, 600, allow_nan=False)
 LOADS = st.builds(Load, st.integers(1, 64), st.integers(0, 4), st.integers(1, 128))
@@ -42,21 +44,40 @@ def test_more_on_fewer_cores_is_never_faster(one: Load, other: Load) -> None:
     assert crowded.contention >= max(one.contention, other.contention)
 
 
-@given(STEPS, LOADS, st.floats(0.01, 60), st.integers(1, 1 << 40))
-@example(0.06, Load(3, 1, 2), 0.5, 1)
-@example(1e-4, Load(1, 0, 1), 60.0, 1)
+@given(STEPS, LOADS, st.builds(Beat, st.floats(0.01, 60), st.integers(2, 12)), st.integers(1, 1 << 40))
+@example(0.06, Load(3, 1, 2), Beat(0.5, 2), 1)
+@example(1e-4, Load(1, 0, 1), Beat(60.0, 2), 1)
+@example(0.01, Load(1, 0, 1), BITTENSOR, 1)
 def test_in_blocks_the_deadlines_are_in_order_and_no_part_is_shortened(
-    seconds: float, load: Load, block_seconds: float, start: int
+    seconds: float, load: Load, beat: Beat, start: int
 ) -> None:
     paced = pace(seconds, load, Scoring(), 4)
-    when = timing(paced, start, block_seconds)
+    when = timing(paced, start, *astuple(beat))
     when.check()
-    nearly = block_seconds * (1 + 1e-9)
+    nearly = beat.block_seconds * (1 + 1e-9)
     assert when.seal_blocks * nearly >= paced.train_seconds
     assert (when.commit_blocks - when.seal_blocks) * nearly >= paced.commit_seconds
     assert (when.vote_blocks - when.commit_blocks - when.serve_slack_blocks) * nearly >= paced.certify_seconds
     assert (when.blocks_per_round - when.vote_blocks) * nearly >= paced.step_seconds
-    assert (when.start_block, when.block_seconds) == (start, block_seconds)
+    assert (when.start_block, when.block_seconds) == (start, beat.block_seconds)
+
+
+@given(STEPS, st.sampled_from([LEDGER, BITTENSOR]), st.integers(1, 9))
+def test_votes_have_time_to_be_in_the_state_even_if_the_first_two_of_seven_fail(
+    seconds: float, beat: Beat, round: int
+) -> None:
+    when = timing(pace(seconds, Load(4, 0, 4), Scoring(), 4), 100, *astuple(beat))
+    blocks = turns(when, round, dict.fromkeys("abcdefg", 1)).blocks
+    assert len(blocks) >= 3 and blocks[0] == when.serve(round)
+    ends = (*blocks[1:], when.vote(round))
+    assert all(end - begin >= beat.proposal_blocks for begin, end in zip(blocks, ends, strict=True))
+    assert when.start(round + 1) - when.vote(round) >= beat.proposal_blocks
+
+
+def test_a_chain_has_its_own_pace_unless_it_is_told() -> None:
+    assert beat_of("finney", None) == beat_of("wss://node:443", None) == Beat(12.0, 6)
+    assert beat_of("tcp://10.0.0.1:9945", None) == LEDGER and beat_of("unix:///ledger", 0.5) == Beat(0.5, 2)
+    assert beat_of("ws://localnet:9944", 0.25) == Beat(0.25, 6)
 
 
 def arguments(*more: str) -> argparse.Namespace:

@@ -195,7 +195,7 @@ def test_a_value_of_another_type_or_sign_is_refused(path: str) -> None:
         ("piece_bytes", 1),
         ("piece_bytes", 1 << 40),
         ("timing.block_seconds", 0),
-        ("timing.proposal_blocks", -1),
+        ("timing.proposal_blocks", 0),
         ("scoring.sequences", 0),
         ("scoring.decay", 1),
         ("chain.netuid", 1 << 16),
@@ -222,18 +222,21 @@ def test_another_format_asks_for_an_upgrade() -> None:
 POINTS = st.integers(-2, 12)
 
 
-@given(POINTS, POINTS, POINTS, POINTS, POINTS, st.integers(-1, 3))
-def test_timing_is_accepted_exactly_when_its_points_are_in_order(
-    start: int, seal: int, commit: int, slack: int, vote: int, after: int
+@given(POINTS, POINTS, POINTS, POINTS, POINTS, st.integers(-1, 3), st.integers(0, 3))
+def test_timing_is_accepted_exactly_when_its_points_are_in_order_and_votes_have_their_time(
+    start: int, seal: int, commit: int, slack: int, vote: int, after: int, proposal: int
 ) -> None:
-    timing = Timing(start, vote + after, seal, commit, vote, slack)
+    timing = Timing(start, vote + after, seal, commit, vote, slack, proposal_blocks=proposal)
     in_order = start >= 1 and 0 < seal < commit < commit + slack < vote < vote + after
+    in_time = proposal >= 1 and vote - commit - slack >= 2 * proposal and after >= proposal
     try:
         timing.check()
     except ConfigError as error:
-        assert not in_order and "seal < commit" in str(error)
+        assert not (in_order and in_time)
+        assert in_order or "seal < commit" in str(error)
+        assert not in_order or proposal < 1 or f"proposal_blocks ({proposal})" in str(error)
     else:
-        assert in_order
+        assert in_order and in_time
         assert timing.start(1) > timing.vote(0) > timing.serve(0) > timing.commit(0) > timing.seal(0) > timing.start(0)
 
 

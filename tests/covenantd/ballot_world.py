@@ -1,0 +1,199 @@
+"""Several certifiers of one run in one process: real ballots, journals, heads and readings of the chain; a chain and a
+network that the test writes. Nothing runs by itself: each call does one thing to its end."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import trio
+import trio.testing
+from run_fixture import HOTKEYS, NAMES, SPEC, WrittenChain, enrolled, h
+
+from covenantd import roster, turns
+from covenantd.agreement import Agreement
+from covenantd.ballot import Ballot
+from covenantd.chain.keys import Hotkey
+from covenantd.commits import Commit
+from covenantd.heads import Heads
+from covenantd.journal import Journal, PastRound
+from covenantd.node import Node
+from covenantd.proposals import View, compose
+from covenantd.roster import Roster, Vote, decode_vote
+from covenantd.specchange import SpecHistory
+from covenantd.timing import Timing
+from p2p.errors import BlobUnavailable, Refused
+from p2p.manifest import Manifest, piece_hash
+
+STEP_BLOCKS = 6
+TIMING = Timing(
+    start_block=7, blocks_per_round=60, seal_blocks=5, commit_blocks=8, vote_blocks=50, proposal_blocks=STEP_BLOCKS
+)
+RUN = replace(SPEC, timing=TIMING)
+KEYS = [Hotkey.from_uri(f"//{name}") for name in NAMES]
+T = TypeVar("T")
+
+
+def view_of(round: int, previous: str, base: str, sound: Sequence[int]) -> View:
+    """What a certifier knows that holds these miners' contributions."""
+    names = [HOTKEYS[i] for i in sorted(sound)]
+    proven = {n: Commit(n, "peer", round, h(f"{round}{n[-4:]}"), 1000, base, 7) for n in names}
+    return View(round, previous, base, proven, frozenset(names), {}, {})
+
+
+@dataclass(frozen=True)
+class Post:
+    """A proposal on its way: the network may deliver it when it likes, as often as it likes, or never."""
+
+    sender: int
+    to: int
+    message: dict[str, object]
+    block: int
+
+
+@dataclass
+class World:
+    directory: Path
+    stakes: Sequence[int]
+    block: int = 0
+    posts: list[Post] = field(default_factory=list)
+    bodies: dict[str, Roster] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.chain = WrittenChain(self.stakes)
+
+    def put(self, body: Roster) -> str:
+        """Everybody can fetch it from now on."""
+        data = body.encode()
+        digest = Manifest(len(data), RUN.piece_bytes, piece_hash(data)).blob_id
+        (self.directory / digest).write_bytes(data)
+        self.bodies[digest] = body
+        return digest
+
+    def vote(self, uid: int, vote: Vote, delay_blocks: int) -> int:
+        """In the state from then on; a hotkey's writes stay in order."""
+        before = max((at for at, who, _ in self.chain.votes if who == uid), default=0)
+        at = max(before, self.block + delay_blocks)
+        self.chain.votes.append((at, uid, vote))
+        return at
+
+
+class Certifier:
+    """What `crash` loses is all but the journal."""
+
+    def __init__(self, world: World, uid: int) -> None:
+        self.world, self.uid, self.hotkey = world, uid, HOTKEYS[uid]
+        self.delay_blocks = 1  # until what it publishes is in the state
+        self.failures: list[Exception] = []  # what the chain says first
+        self.heads = Heads()
+        self.start()
+
+    def start(self) -> None:
+        self.journal = Journal(self.world.directory / f"journal-{self.uid}", RUN.run_id, RUN.genesis_state)
+        self.agreement = Agreement(self.world.chain, RUN)
+        self.ballot = Ballot(self._node())
+
+    crash = start
+
+    def _node(self) -> Node:
+        anything: Any = None
+        staging = self.world.directory / f"staging-{self.uid}"
+        staging.mkdir(exist_ok=True)
+        config: Any = SimpleNamespace(node=SimpleNamespace(role="validator"))
+        return Node(
+            config=config, spec=RUN, history=SpecHistory(RUN), hotkey=KEYS[self.uid], chain=cast(Any, self),
+            agreement=self.agreement, swarm=cast(Any, self), exchange=cast(Any, self), blobs=anything,
+            engine=anything, journal=self.journal, heads=self.heads, board=anything, metrics=anything,
+            traffic=anything, commitment=trio.Lock(), staging=staging,
+        )  # fmt: skip
+
+    # What its node has for a chain, a swarm and an exchange
+
+    async def publish_commitment(self, fields: Sequence[bytes]) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            raise self.failures.pop(0)
+        vote = decode_vote(fields[1])
+        assert vote is not None
+        return self.world.vote(self.uid, vote, self.delay_blocks)
+
+    transport = SimpleNamespace(addresses=())
+    peer_id = "peer"
+
+    def by_hotkey(self, hotkey: str) -> Any:
+        return SimpleNamespace(peer_id=hotkey)
+
+    def by_peer_id(self, peer: str) -> Any:
+        return SimpleNamespace(hotkey=peer) if peer in HOTKEYS else None
+
+    async def ask(self, peer: str, protocol: str, message: dict[str, object], seconds: float) -> object:
+        await trio.lowlevel.checkpoint()
+        self.world.posts.append(Post(self.uid, HOTKEYS.index(peer), message, self.world.block))
+        return {}
+
+    async def adopt(self, path: Path, piece_bytes: int) -> str:
+        return self.world.put(roster.decode(await trio.Path(path).read_bytes()))
+
+    async def fetch(self, digest: str, *args: object, **options: object) -> Path:
+        await trio.lowlevel.checkpoint()
+        if digest not in self.world.bodies:
+            raise BlobUnavailable(digest)
+        return self.world.directory / digest
+
+    # What it does
+
+    @property
+    def round(self) -> int:
+        return self.journal.memory.round
+
+    @property
+    def turns(self) -> turns.Turns:
+        return turns.turns(TIMING, self.round, roster.certifiers(enrolled(self.world.stakes)))
+
+    def see(self, block: int) -> None:
+        """Nobody waits on these heads: what is run here ends by itself."""
+        self.heads.number = max(self.heads.number, block)
+
+    def open(self, *sound: int) -> None:
+        memory = self.journal.memory
+        self.view = view_of(memory.round, memory.previous, memory.state_hash, sound)
+        self.ballot.open(self.view, self.turns)
+
+    def take(self, turn: int) -> None:
+        run(lambda: self.ballot.take(turn, lambda: compose(RUN, self.view, {})))
+
+    def receive(self, post: Post) -> str | None:
+        """The reason of a refusal."""
+
+        async def consider() -> str | None:
+            try:
+                await self.ballot.consider(HOTKEYS[post.sender], post.message)
+            except Refused as refused:
+                return str(refused)
+            return None
+
+        return run(consider)
+
+    def publish(self) -> None:
+        """What there is to be published is, as far as the chain answers at once."""
+
+        async def until_idle() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.ballot.publish, self.round, False)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+
+        run(until_idle)
+
+    def finish(self) -> str | None:
+        """Read the votes of the round, take its step, and say what was certified."""
+        vote = run(lambda: self.agreement.decision(self.round))
+        digest = vote.digest if vote else None
+        state = h(self.round + 500) if digest else self.journal.memory.state_hash
+        self.journal.finish_round(PastRound(self.round, digest, state, ()))
+        return digest
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    return trio.run(work)

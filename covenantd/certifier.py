@@ -39,6 +39,7 @@ class Certifier:
     async def serve(self) -> None:
         await self._desk.serve()
         await self._ballot.serve()
+        await revisions.serve(self._node)
 
     async def certify(self, round: int) -> None:
         """From the closing of commits to the vote. Ends at V_r at the latest: a late vote is worth nothing."""
@@ -49,6 +50,7 @@ class Certifier:
                 deadline.start_soon(self._node.heads.cancel_at, self._node.spec.timing.vote(round), scope)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._certify, round, order)
+                    nursery.start_soon(revisions.hand_on, self._node, round)
                     if self._node.hotkey.hotkey in order.order:
                         nursery.start_soon(self._ballot.publish, round, len(order.order) == 1)
                     else:
@@ -123,12 +125,13 @@ class Certifier:
 
     async def _proven(self, round: int, known: set[str]) -> dict[str, Commit]:
         """What was committed in time. Receipts of other certifiers may take a moment to reach the DHT: what we know
-        of ourselves is waited for, up to a quarter of the time to the vote."""
+        of ourselves is waited for, up to a quarter of the time to the vote; so is anything at all, if we know nothing:
+        we may have forgotten it in a crash."""
         timing = self._node.spec.timing
         last_block = timing.serve(round) + (timing.vote(round) - timing.serve(round)) // 4
         while True:
             proven = await self._desk.proven(round)
-            if known <= set(proven) or self._node.heads.number >= last_block:
+            if known and known <= set(proven) or self._node.heads.number >= last_block:
                 return proven
             await trio.sleep(_LOOK_SECONDS)
 

@@ -41,14 +41,14 @@ class CommitDesk:
 
     async def proven(self, round: int) -> dict[str, Commit]:
         """Hotkey -> commit, for those that certifiers with 2/3 of the stake have receipted in time: our own receipts
-        are in the book, the others' in the DHT beside the commit. Whoever shows two different commits is out."""
+        are in the book, the others' and those that we forgot in a crash in the DHT beside the commit. Whoever shows two
+        different commits is out."""
         book = await self.book(round)
         enrolled = await self._node.agreement.certifiers(round)
         total, own = sum(enrolled.values()), enrolled.get(self._node.hotkey.hotkey, 0)
         proven = {h: c for h, c in book.commits.items() if quorum(own, total)}
-        if len(enrolled) > 1:
-            for shown in await gather.mirrored(self._node, round):
-                self._weigh(book, shown, own, total, proven)
+        for shown in await gather.mirrored(self._node, round, book.rejected):
+            self._weigh(book, shown, own, total, proven)
         return {h: c for h, c in proven.items() if h not in book.equivocators}
 
     def _weigh(self, book: CommitBook, shown: gather.Mirrored, own: int, total: int, proven: dict[str, Commit]) -> None:
@@ -57,8 +57,8 @@ class CommitDesk:
         if ours is not None and ours != commit:
             book.equivocators.add(commit.hotkey)
         elif commit.base_state_hash == book.rules.base_state_hash and commit.size == book.rules.contribution_bytes:
-            others = sum(s for h, s in shown.stakes.items() if h != self._node.hotkey.hotkey)
-            if quorum(others + (own if ours else 0), total):
+            unsaid = own if ours and self._node.hotkey.hotkey not in shown.stakes else 0
+            if quorum(sum(shown.stakes.values()) + unsaid, total):
                 proven[commit.hotkey] = commit
 
     async def _receive(self, peer: PeerId, message: object) -> object:

@@ -15,7 +15,7 @@ from p2p.records import Record
 from p2p.wire import Fields
 
 COMMIT, RECEIPT, COMMITTED = "commit", "receipt", "committed"
-MAX_RECEIPTS = 16
+MAX_RECEIPTS = 22  # as many fit into a record beside their commit: 2/3 of 33 certifiers of equal stake
 MAX_RECORD_BYTES = 4096
 EARLY = "early"  # the one refusal worth another try
 
@@ -89,6 +89,7 @@ class CommitBook:
     commits: dict[str, Commit] = field(default_factory=dict)
     equivocators: set[str] = field(default_factory=set)
     stale: set[str] = field(default_factory=set)  # built on another θ: it is told so by its absence
+    rejected: set[str] = field(default_factory=set)  # whose record in the DHT is not what it should be: counted once
 
     def accept(self, commit: Commit, head: int) -> None:
         """Raises CommitRefused. The same commit twice is fine: a receipt was lost."""

@@ -88,8 +88,9 @@ async def prefetch(node: Node, round: int) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.heads.cancel_at, node.spec.timing.vote(round), scope)
             known: dict[str, ContributionStatus] = {}
+            rejected: set[str] = set()
             while len(known) < node.spec.roster_size:
-                for commit in (one.commit for one in await mirrored(node, round)):
+                for commit in (one.commit for one in await mirrored(node, round, rejected)):
                     if commit.hotkey not in known and len(known) < node.spec.roster_size:
                         _show(node, known, commit, "committed")
                         nursery.start_soon(_prefetch_one, node, commit, known)
@@ -121,8 +122,9 @@ class Mirrored:
     stakes: Mapping[str, int]
 
 
-async def mirrored(node: Node, round: int) -> list[Mirrored]:
-    """The round's commits of registered hotkeys; each is signed by its author, bad ones are counted."""
+async def mirrored(node: Node, round: int, rejected: set[str]) -> list[Mirrored]:
+    """The round's commits of registered hotkeys; each is signed by its author. Bad ones are counted, each hotkey once:
+    `rejected` has those of earlier looks at the round."""
     registered, enrolled = await node.agreement.registered(round), await node.agreement.certifiers(round)
     try:
         records = await node.swarm.lookup(commits.COMMITTED, round)
@@ -135,8 +137,9 @@ async def mirrored(node: Node, round: int) -> list[Mirrored]:
             try:
                 found.append(_mirrored(node, record, round, enrolled))
             except ProtocolViolation as error:
-                reason = error.reason if isinstance(error, RecordRejected) else "malformed"
-                node.metrics.count_contribution(reason)
+                if record.hotkey not in rejected:
+                    node.metrics.count_contribution(error.reason if isinstance(error, RecordRejected) else "malformed")
+                rejected.add(record.hotkey)
     return found
 
 

@@ -92,7 +92,7 @@ async def commit(node: Node, round: int) -> None:
         """Mirrored at once when there are enough receipts: certifiers look for them right after C_r."""
         await _push(node, certifier, signed, receipts)
         if quorum(sum(enrolled[h] for h in receipts), sum(enrolled.values())):
-            await _mirror(node, round, signed, receipts)
+            await _mirror(node, round, signed, _weightiest(receipts, enrolled))
 
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -163,8 +163,18 @@ def _receipt(node: Node, certifier: str, signed: bytes, data: bytes) -> Receipt:
     return Receipt(certifier, data)
 
 
-async def _mirror(node: Node, round: int, signed: bytes, receipts: dict[str, Receipt]) -> None:
-    proofs = [r.signed for r in list(receipts.values())[: commits.MAX_RECEIPTS]]
+def _weightiest(receipts: dict[str, Receipt], enrolled: dict[str, int]) -> list[bytes]:
+    """Of the largest stakes first, as many as prove that the commit was in time."""
+    chosen: list[str] = []
+    for hotkey in sorted(receipts, key=lambda h: (-enrolled[h], h)):
+        if not quorum(sum(enrolled[h] for h in chosen), sum(enrolled.values())):
+            chosen.append(hotkey)
+    if len(chosen) > commits.MAX_RECEIPTS:
+        log.error("more receipts than a record holds: too many small certifiers", receipts=len(chosen))
+    return [receipts[hotkey].signed for hotkey in chosen[: commits.MAX_RECEIPTS]]
+
+
+async def _mirror(node: Node, round: int, signed: bytes, proofs: list[bytes]) -> None:
     timing = node.spec.timing
     lifetime_seconds = max(60.0, _MIRROR_ROUNDS * timing.blocks_per_round * timing.block_seconds)
     try:

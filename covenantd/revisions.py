@@ -8,11 +8,14 @@ from covenantd.chain.keys import verify
 from covenantd.errors import ConfigError
 from covenantd.node import Node
 from covenantd.roster import Vote
-from covenantd.specchange import MAX_CHANGE_BYTES, NOTICE_ROUNDS, SpecChange, SpecHistory, apply, parse
-from p2p.errors import BlobError
+from covenantd.specchange import MAX_CHANGE_BYTES, NOTICE_ROUNDS, SpecChange, SpecHistory, parse
+from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
 from p2p.exchange_settings import Priority
+from p2p.protocols import PeerId
+from p2p.wire import Fields
 
 log = structlog.get_logger("covenantd.revisions")
+CHANGE = "change"
 _HEAD_SECONDS = 20.0
 
 
@@ -82,20 +85,46 @@ async def _restore(node: Node) -> None:
     put_in_force(node)
 
 
-async def _fetch(node: Node, digest: str) -> SpecChange:
+async def _fetch(node: Node, digest: str, deadline_seconds: float | None = None) -> SpecChange:
     node.traffic.is_control((digest,))
-    path = await node.exchange.fetch(digest, node.holders(), max_bytes=MAX_CHANGE_BYTES, priority=Priority.CONTROL)
+    path = await node.exchange.fetch(
+        digest,
+        node.holders(),
+        max_bytes=MAX_CHANGE_BYTES,
+        deadline_seconds=deadline_seconds,
+        priority=Priority.CONTROL,
+    )
     return parse(await trio.Path(path).read_bytes(), node.history.genesis, verify)
 
 
 # A certifier's part
 
 
+async def serve(node: Node) -> None:
+    """Whoever of the certifiers has a change to be proposed hands it to the others: any of them may be the next to
+    propose."""
+
+    async def take(peer: PeerId, message: object) -> object:
+        digest, known = Fields(message).text("digest", 64), node.swarm.by_peer_id(peer)
+        if not roster.is_hash(digest):
+            raise ProtocolViolation("a digest that is no hash")
+        if known is None or known.hotkey not in await node.agreement.certifiers(node.journal.memory.round):
+            raise Refused("you are not enrolled as a certifier")
+        if node.journal.memory.offered != digest:
+            if (reason := await _objection(node, node.journal.memory.round, digest)) is not None:
+                raise Refused(reason[:200])
+            node.journal.update(offered=digest)
+            log.info("a change of the run spec is to be proposed", digest=digest[:16], peer=peer)
+        return {"taken": digest}
+
+    await node.swarm.answer(node.spec.protocol(CHANGE), take)
+
+
 async def offer(node: Node, document: bytes) -> SpecChange:
-    """Have this certifier propose a change. Raises ConfigError if it is none, or comes too late."""
+    """Have the certifiers, this one first, propose a change. Raises ConfigError if it is none, or comes too late."""
     change = parse(document, node.history.genesis, verify)
-    apply(node.history.newest, change)
-    if (reason := _untimely(node, change, node.journal.memory.round)) is not None:
+    node.history.check(change)
+    if (reason := _untimely(change, node.journal.memory.round)) is not None:
         raise ConfigError(reason)
     path = node.staging / "spec-change"
     await trio.Path(path).write_bytes(document)
@@ -105,6 +134,26 @@ async def offer(node: Node, document: bytes) -> SpecChange:
     return change
 
 
+async def hand_on(node: Node, round: int) -> None:
+    """In every round as long as there is a change to be proposed: some may not have been there before."""
+    digest, enrolled = node.journal.memory.offered, await node.agreement.certifiers(round)
+    if digest is None:
+        return
+
+    async def tell(hotkey: str) -> None:
+        peer = node.swarm.by_hotkey(hotkey)
+        try:
+            if peer is not None:
+                await node.swarm.ask(peer.peer_id, node.spec.protocol(CHANGE), {"digest": digest}, _HEAD_SECONDS + 10)
+        except P2pError as error:
+            log.info("change of the run spec not handed on", certifier=hotkey, error=str(error), peer_caused=True)
+
+    async with trio.open_nursery() as nursery:
+        for hotkey in enrolled:
+            if hotkey != node.hotkey.hotkey:
+                nursery.start_soon(tell, hotkey)
+
+
 async def own_offer(node: Node, round: int) -> str | None:
     """The digest of the change to propose in that round; one that can no longer come in time is dropped."""
     digest = node.journal.memory.offered
@@ -112,7 +161,9 @@ async def own_offer(node: Node, round: int) -> str | None:
         return None
     reason = await _objection(node, round, digest)
     if reason is not None:
-        log.warning("the offered change of the run spec is dropped", reason=reason)
+        said = f"the change of the run spec that this certifier was to propose is dropped: {reason}"
+        log.error(said)
+        node.board.update(last_error=said)
         node.journal.update(offered=None)
         return None
     return digest
@@ -132,14 +183,14 @@ async def judge_offer(node: Node, round: int, changes: tuple[str, ...]) -> str |
 
 async def _objection(node: Node, round: int, digest: str) -> str | None:
     try:
-        change = await _fetch(node, digest)
-        apply(node.history.newest, change)
+        change = await _fetch(node, digest, _HEAD_SECONDS)
+        node.history.check(change)
     except (ConfigError, BlobError) as error:
         return str(error)
-    return _untimely(node, change, round)
+    return _untimely(change, round)
 
 
-def _untimely(node: Node, change: SpecChange, round: int) -> str | None:
+def _untimely(change: SpecChange, round: int) -> str | None:
     if change.first_round < round + NOTICE_ROUNDS:
         return f"it begins at round {change.first_round}, a roster of round {round} can carry {round + NOTICE_ROUNDS}"
     return None

@@ -122,11 +122,18 @@ class SpecHistory:
     def newest(self) -> RunSpec:
         return self._specs[-1][1]
 
+    def check(self, change: SpecChange) -> RunSpec:
+        """The spec that it would make, as the next one. Raises ConfigError."""
+        if change.first_round <= self._specs[-1][0]:
+            raise ConfigError(
+                f"spec change {change.revision} begins at round {change.first_round}, not after the last one, of round "
+                f"{self._specs[-1][0]}"
+            )
+        return apply(self.newest, change)
+
     def add(self, change: SpecChange) -> None:
         """Raises ConfigError; then nothing has changed."""
-        if change.first_round <= self._specs[-1][0]:
-            raise ConfigError(f"spec change {change.revision} begins at {change.first_round}, before the last one")
-        self._specs.append((change.first_round, apply(self.newest, change)))
+        self._specs.append((change.first_round, self.check(change)))
         self.revision = change.revision
 
     def follow(self, change: SpecChange) -> str | None:

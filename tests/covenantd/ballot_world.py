@@ -98,6 +98,7 @@ class Certifier:
 
     def _node(self) -> Node:
         anything: Any = None
+        traffic: Any = SimpleNamespace(is_control=lambda digests: None)
         staging = self.world.directory / f"staging-{self.uid}"
         staging.mkdir(exist_ok=True)
         config: Any = SimpleNamespace(node=SimpleNamespace(role="validator"))
@@ -105,7 +106,7 @@ class Certifier:
             config=config, spec=RUN, history=SpecHistory(RUN), hotkey=KEYS[self.uid], chain=cast(Any, self),
             agreement=self.agreement, swarm=cast(Any, self), exchange=cast(Any, self), blobs=anything,
             engine=anything, journal=self.journal, heads=self.heads, board=anything, metrics=anything,
-            traffic=anything, commitment=trio.Lock(), staging=staging,
+            traffic=traffic, commitment=trio.Lock(), staging=staging,
         )  # fmt: skip
 
     # What its node has for a chain, a swarm and an exchange

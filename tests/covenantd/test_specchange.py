@@ -67,7 +67,7 @@ def test_revisions_follow_each_other() -> None:
     with pytest.raises(ConfigError, match="does not follow"):
         apply(SPEC, replace(CHANGE, revision=2))
     history = SpecHistory(SPEC, [CHANGE])
-    with pytest.raises(ConfigError, match="before the last one"):
+    with pytest.raises(ConfigError, match="not after the last one"):
         history.add(SpecChange(SPEC.run_id, 2, 10, {"alpha": 3.0}))
 
 

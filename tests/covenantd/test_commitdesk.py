@@ -1,0 +1,160 @@
+"""What a certifier takes for committed in time: its own book, and what lies in the DHT beside the commits."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from ballot_world import KEYS
+from run_fixture import HOTKEYS, SPEC, TIMING, h
+
+from covenantd import commits, gather, miner
+from covenantd.chain.keys import Hotkey, verify
+from covenantd.commitdesk import CommitDesk
+from covenantd.commits import COMMITTED, MAX_RECEIPTS
+from covenantd.node import Node
+from p2p import records
+from p2p.records import MAX_RECORD_BYTES, Record
+
+ROUND, BASE = 2, h("base")
+SEALED = miner.SealedContribution(ROUND, h("blob"), 1000, 5, BASE)
+
+
+@dataclass
+class Ground:
+    """A node's surroundings: who certifies with what stake, and what the DHT says."""
+
+    stakes: dict[str, int]
+    own: int = 0
+    shown: list[Record] = field(default_factory=list)
+    counted: Counter[str] = field(default_factory=Counter)
+
+    def node(self) -> Node:
+        async def certifiers(round: int) -> dict[str, int]:
+            return self.stakes
+
+        async def registered(round: int) -> frozenset[str]:
+            return frozenset(HOTKEYS)
+
+        async def lookup(kind: str, round: int) -> list[Record]:
+            return self.shown
+
+        made: Any = SimpleNamespace(
+            spec=SPEC,
+            hotkey=KEYS[self.own],
+            heads=SimpleNamespace(number=TIMING.commit(ROUND)),
+            journal=SimpleNamespace(memory=SimpleNamespace(round=ROUND, state_hash=BASE)),
+            contribution_bytes=1000,
+            agreement=SimpleNamespace(certifiers=certifiers, registered=registered),
+            swarm=SimpleNamespace(peer_id="12D3KooW" + "x" * 44, lookup=lookup),
+            metrics=SimpleNamespace(count_contribution=lambda reason: self.counted.update([reason])),
+            board=SimpleNamespace(update=lambda **shown: None),
+        )
+        return cast(Node, made)
+
+    def show(self, author: int, signed: bytes, receipts: list[bytes]) -> None:
+        body = {"commit": signed, "receipts": receipts}
+        data = sign(KEYS[author], COMMITTED, body)
+        self.shown.append(records.open_record(data, verify, run_id=SPEC.run_id, kind=COMMITTED))
+
+
+def sign(key: Hotkey, kind: str, body: object) -> bytes:
+    peer = "12D3KooW" + "x" * 44
+    return records.sign(key, run_id=SPEC.run_id, kind=kind, round=ROUND, peer_id=peer, body=body, issued_at=time.time())
+
+
+def commit(author: int, blob: str = "blob") -> bytes:
+    body = {"blob_id": h(blob), "size": 1000, "base_state_hash": BASE, "inner_steps": 5}
+    return sign(KEYS[author], commits.COMMIT, body)
+
+
+def receipt(certifier: Hotkey, signed: bytes, block: int = TIMING.commit(ROUND)) -> bytes:
+    return sign(certifier, commits.RECEIPT, {"commit": commits.digest(signed), "block": block})
+
+
+async def test_a_validator_that_forgot_its_receipts_in_a_crash_finds_them_in_the_dht() -> None:
+    ground = Ground({HOTKEYS[0]: 5})
+    signed = commit(3)
+    ground.show(3, signed, [receipt(KEYS[0], signed)])
+    proven = await CommitDesk(ground.node()).proven(ROUND)
+    assert list(proven) == [HOTKEYS[3]] and proven[HOTKEYS[3]].blob_id == h("blob")
+
+
+async def test_what_it_receipted_after_the_crash_and_before_it_are_both_proven() -> None:
+    ground = Ground({HOTKEYS[0]: 5})
+    before, after = commit(3), commit(4)
+    ground.show(3, before, [receipt(KEYS[0], before)])
+    desk = CommitDesk(ground.node())
+    record = records.open_record(after, verify, run_id=SPEC.run_id, kind=commits.COMMIT)
+    (await desk.book(ROUND)).accept(commits.from_record(record), TIMING.commit(ROUND))
+    assert set(await desk.proven(ROUND)) == {HOTKEYS[3], HOTKEYS[4]}
+
+
+async def test_who_committed_to_another_blob_before_our_crash_is_found_out() -> None:
+    ground = Ground({HOTKEYS[0]: 5})
+    before, after = commit(3), commit(3, "other")
+    ground.show(3, before, [receipt(KEYS[0], before)])
+    desk = CommitDesk(ground.node())
+    record = records.open_record(after, verify, run_id=SPEC.run_id, kind=commits.COMMIT)
+    (await desk.book(ROUND)).accept(commits.from_record(record), TIMING.commit(ROUND))
+    assert await desk.proven(ROUND) == {} and (await desk.book(ROUND)).equivocators == {HOTKEYS[3]}
+
+
+@pytest.mark.parametrize(("by", "proven"), [((0, 1), False), ((0, 1, 2), True), ((1, 2), False), ((1, 2, 3), True)])
+async def test_receipts_of_two_thirds_of_the_stake_prove_a_commit(by: tuple[int, ...], proven: bool) -> None:
+    ground = Ground(dict.fromkeys(HOTKEYS[:4], 1))
+    signed = commit(5)
+    ground.show(5, signed, [receipt(KEYS[i], signed) for i in by])
+    assert bool(await CommitDesk(ground.node()).proven(ROUND)) is proven
+
+
+async def test_our_own_receipt_counts_once_whether_it_is_shown_or_only_in_the_book() -> None:
+    ground = Ground(dict.fromkeys(HOTKEYS[:3], 1))
+    signed = commit(5)
+    ground.show(5, signed, [receipt(KEYS[i], signed) for i in (0,)])
+    desk = CommitDesk(ground.node())
+    record = records.open_record(signed, verify, run_id=SPEC.run_id, kind=commits.COMMIT)
+    (await desk.book(ROUND)).accept(commits.from_record(record), TIMING.commit(ROUND))
+    assert await desk.proven(ROUND) == {}
+    ground.shown.clear()
+    ground.show(5, signed, [receipt(KEYS[1], signed)])
+    assert set(await desk.proven(ROUND)) == {HOTKEYS[5]}
+
+
+async def test_a_bad_record_is_counted_once_however_often_it_is_seen() -> None:
+    ground = Ground(dict.fromkeys(HOTKEYS[:3], 1))
+    ground.show(4, b"garbage", [])
+    ground.show(5, commit(4), [])  # another's commit
+    desk = CommitDesk(ground.node())
+    for _ in range(5):
+        assert await desk.proven(ROUND) == {}
+    assert sum(ground.counted.values()) == 2
+    rejected: set[str] = set()
+    await gather.mirrored(ground.node(), ROUND, rejected)
+    assert sum(ground.counted.values()) == 4 and rejected == {HOTKEYS[4], HOTKEYS[5]}
+
+
+# What a miner shows
+
+
+def test_receipts_of_the_largest_stakes_are_shown_and_no_more_than_prove_it() -> None:
+    stakes = dict(zip("abcdef", [1, 5, 1, 4, 1, 3], strict=True))
+    receipts = {name: miner.Receipt(name, name.encode()) for name in stakes}
+    assert miner._weightiest(receipts, stakes) == [b"b", b"d", b"f"]
+    assert miner._weightiest({n: receipts[n] for n in "ac"}, stakes) == [b"a", b"c"]
+
+
+async def test_of_thirty_equal_certifiers_enough_receipts_fit_into_a_record() -> None:
+    keys = [Hotkey.generate() for _ in range(30)]
+    stakes = {key.hotkey: 1 for key in keys}
+    signed = commit(5)
+    receipts = {key.hotkey: miner.Receipt(key.hotkey, receipt(key, signed, 1 << 31)) for key in keys}
+    shown = miner._weightiest(receipts, stakes)
+    assert len(shown) == 20 <= MAX_RECEIPTS
+    longest = [*shown, *shown][:MAX_RECEIPTS]
+    assert len(sign(KEYS[5], COMMITTED, {"commit": signed, "receipts": longest})) <= MAX_RECORD_BYTES
+    ground = Ground(stakes)
+    ground.show(5, signed, [receipt(key, signed) for key in keys[:20]])
+    assert set(await CommitDesk(ground.node()).proven(ROUND)) == {HOTKEYS[5]}

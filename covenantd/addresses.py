@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 _PEER_ID = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")
@@ -56,6 +57,30 @@ def _peer_problem(rest: list[str], required: bool, allowed: bool) -> str | None:
             return "must end in /p2p/PEER_ID"
         rest = rest[1:]
     return None
+
+
+def most_reachable(addresses: Sequence[str], announced: Sequence[str]) -> str:
+    """The one to tell strangers, without our peer id: what the operator announces, else a global address, else a
+    private one; loopback only if there is nothing else. "" if there is none. One through a relay does not count: it
+    is another peer's, and longer than a commitment has room for."""
+    for choice in (announced, sorted(addresses, key=_remoteness)):
+        direct = [one.partition("/p2p/")[0] for one in choice if "/p2p-circuit" not in one]
+        if direct:
+            return direct[0]
+    return ""
+
+
+def _remoteness(address: str) -> int:
+    """0: from anywhere; 1: from the same network; 2: from the same link; 3: from the same host."""
+    kind, host = address.split("/")[1:3]
+    if kind not in ("ip4", "ip6"):
+        return 0
+    parsed = ipaddress.ip_address(host)
+    if parsed.is_loopback or parsed.is_unspecified:
+        return 3
+    if parsed.is_link_local:
+        return 2
+    return 0 if parsed.is_global else 1
 
 
 def listen_problem(address: str) -> str | None:

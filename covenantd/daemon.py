@@ -30,7 +30,7 @@ from covenantd.coordinator import Coordinator
 from covenantd.counted import CountedChain, CountedRecords, CountedTransport
 from covenantd.engine import EngineSettings
 from covenantd.engineslot import EngineSlot
-from covenantd.enrol import publish_identity
+from covenantd.enrol import keep_identity
 from covenantd.errors import EXIT_OK, ConfigError, TryAgain
 from covenantd.heads import Heads
 from covenantd.health import Health
@@ -255,7 +255,7 @@ async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> No
     async with trio.open_nursery() as inner:
         inner.start_soon(operate, operations, orders, node)
         if await coordinator.unless_draining(lambda: _check_chain(node)):
-            inner.start_soon(publish_identity, node)
+            inner.start_soon(keep_identity, node)
             if scores is not None:
                 inner.start_soon(WeightSetter(node, scores).run)
             await coordinator.run()

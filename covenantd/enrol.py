@@ -1,4 +1,4 @@
-"""Tells the chain who we are: field 0 of our commitment, published once and whenever it changes."""
+"""Tells the chain who we are: field 0 of our commitment, kept true for as long as we run."""
 
 import structlog
 import trio
@@ -10,20 +10,29 @@ from covenantd.roster import Vote
 
 log = structlog.get_logger("covenantd.enrol")
 _RETRY_SECONDS = 5.0
+_LOOK_BLOCKS = 20
+_CHANGE_BLOCKS = 100  # a write takes up to 260 bytes of the 3100 that a hotkey has in an epoch of 360 blocks
 
 
-async def publish_identity(node: Node) -> None:
-    """Until the chain has it. A certifier enrols by this: it counts from the first round that starts later."""
+async def keep_identity(node: Node) -> None:
+    """Until cancelled: published at once where the chain has none of ours (also after we lost our uid and got another),
+    and when it changes, as addresses do that are found out later, but then not sooner than `_CHANGE_BLOCKS` after the
+    last write. A certifier enrols by this: it counts from the first round that starts later."""
+    first = True
     while True:
         try:
             async with node.commitment:
-                if await _published(node):
-                    return
+                published = await _published(node, first)
         except ChainRefused as error:
             node.board.update(last_error=f"the chain refused our commitment: {error}")
             log.warning("identity not published", error=str(error), hotkey=node.hotkey.hotkey)
         except ChainError as error:
             log.warning("identity not published yet", error=str(error))
+        else:
+            if published:
+                first = False
+                await node.heads.reached(node.heads.number + _LOOK_BLOCKS)
+                continue
         await trio.sleep(_RETRY_SECONDS)
 
 
@@ -35,8 +44,9 @@ def _latest_vote(node: Node) -> tuple[bytes, ...]:
     return (Vote(node.spec.tag, memory.round, memory.voted.digest, memory.state_hash).encode(),)
 
 
-async def _published(node: Node) -> bool:
-    """A write replaces both fields, so a vote that is there is written again with the new identity."""
+async def _published(node: Node, first: bool) -> bool:
+    """False without a uid. A write replaces both fields, so a vote that is there is written again with the new
+    identity."""
     head = await persistently(lambda: node.chain.block(), "head")
     metagraph = await node.chain.metagraph(head.number)
     if metagraph.neuron(node.hotkey.hotkey) is None:
@@ -47,8 +57,10 @@ async def _published(node: Node) -> bool:
         return False
     identity = node.identity().encode()
     commitment = metagraph.commitments.get(node.hotkey.hotkey)
-    if commitment is not None and commitment.fields and commitment.fields[0] == identity:
-        return True
+    if commitment is not None and commitment.fields:
+        lately = head.number < commitment.block + _CHANGE_BLOCKS
+        if commitment.fields[0] == identity or (lately and not first):
+            return True
     votes = _latest_vote(node) or (commitment.fields[1:] if commitment is not None else ())
     block = await node.chain.publish_commitment([identity, *votes])
     log.info("identity published", block=block)

@@ -7,6 +7,7 @@ from pathlib import Path
 import trio
 from blake3 import blake3
 
+from covenantd.addresses import most_reachable
 from covenantd.agreement import Agreement
 from covenantd.board import StatusBoard
 from covenantd.chain.keys import Hotkey
@@ -70,8 +71,8 @@ class Node:
 
     def identity(self) -> OnChainIdentity:
         """Field 0 of our commitment: how to reach us, and whether we certify."""
-        announced = self.swarm.transport.addresses[0].partition("/p2p/")[0] if self.swarm.transport.addresses else ""
-        return OnChainIdentity(self.swarm.peer_id, announced, self.validates)
+        address = most_reachable(self.swarm.transport.addresses, self.config.network.announce)
+        return OnChainIdentity(self.swarm.peer_id, address, self.validates)
 
     async def check_state(self) -> None:
         """θ in memory must still be the θ that was committed: a flipped bit is found before it is trained on or

@@ -21,27 +21,32 @@ from tests.bench._writers import writes_per_second
 HELP = "the ledger: transactions a second, epoch time at 256 and 1024 neurons, 1-second blocks under 200 pollers"
 MAX_EPOCH_SECONDS = 1.0
 MAX_BLOCK_SECONDS = 1.25
-VALIDATORS = 64  # as many as the chain permits
+VALIDATORS = 64  # as many as the chain permits; beyond them, everybody
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of writing, and of polling (10)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of writing (10)")
+    parser.add_argument("--poll-seconds", type=float, default=60.0, metavar="S", help="of polling (60)")
     parser.add_argument("--pollers", type=int, default=200, metavar="N", help="daemons that poll (200)")
     parser.add_argument("--writers", type=int, default=400, metavar="N", help="writes in flight at once (400)")
     parser.add_argument("--neurons", type=int, nargs="+", default=[256, 1024], metavar="N")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    epochs = [epoch_row(size, VALIDATORS, mode) for size in args.neurons for mode in MODES]
-    epochs += [epoch_row(size, size, "classic") for size in args.neurons]
+    epochs = [
+        epoch_row(size, validators, mode)
+        for size in args.neurons
+        for validators in (min(VALIDATORS, size), size)
+        for mode in MODES
+    ]
     with tempfile.TemporaryDirectory(prefix="bench-chain-") as directory:
         writes = trio.run(writes_per_second, Path(directory) / "writes", args.writers, args.seconds)
-        polled = trio.run(crowd, Path(directory) / "polls", args.pollers, args.seconds)
+        polled = trio.run(crowd, Path(directory) / "polls", args.pollers, args.poll_seconds)
     return {"writes": writes, "epochs": epochs, "crowd": polled, "bounds": bounds(epochs, polled)}
 
 
 def bounds(epochs: list[dict[str, Any]], polled: dict[str, Any]) -> list[dict[str, Any]]:
-    slowest = max(row["seconds"] for row in epochs if row["validators"] == VALIDATORS)
+    slowest = max(row["seconds"] for row in epochs)
     rows = [("slowest epoch, seconds", slowest, MAX_EPOCH_SECONDS)]
     rows += [("longest block under pollers, seconds", polled["longest_block_seconds"], MAX_BLOCK_SECONDS)]
     return [{"what": what, "value": value, "bound": bound, "met": value <= bound} for what, value, bound in rows]

@@ -17,7 +17,7 @@ from covenantd.chain.ledger.server import LedgerServer
 from covenantd.chain.ledger.store import LedgerStore
 from covenantd.errors import ChainRefused
 
-KEPT, PRUNED_EVERY = 20, 8
+KEPT = 20
 
 
 @asynccontextmanager
@@ -39,7 +39,6 @@ async def test_heads_go_on_over_blocks_that_are_gone(
 ) -> None:
     for module in (store_module, node_module):
         monkeypatch.setattr(module, "KEPT_BLOCKS", KEPT)
-    monkeypatch.setattr(store_module, "_PRUNE_EVERY_BLOCKS", PRUNED_EVERY)
     async with serving(tmp_path) as node:
         chain = LedgerChain(f"unix://{tmp_path}/ledger.sock", 1)
         node.produce()

@@ -10,7 +10,8 @@ from covenantd.chain.ledger.blocks import genesis_block, make_block
 from covenantd.chain.ledger.epoch import run_epoch
 from covenantd.chain.ledger.genesis import parse_genesis
 from covenantd.chain.ledger.sealing import SealedWeights
-from covenantd.chain.ledger.state import BondsRow, State, StateDigest, WeightCommitsRow
+from covenantd.chain.ledger.state import State, StateDigest, WeightCommitsRow
+from covenantd.chain.yuma.subnet import PackedRow
 from covenantd.errors import ConfigError
 
 
@@ -154,7 +155,7 @@ def test_weights_committed_before_a_uid_changed_hands_do_not_count_for_the_new_o
 
 def test_an_evicted_neuron_leaves_nothing() -> None:
     state = genesis(max_neurons=4, immunity_blocks=0, commit_reveal=True)
-    state.bonds.put(2, BondsRow((3,), (9,)))
+    state.bonds.put(2, PackedRow.of({3: 9}))
     state.weight_commits.put(2, WeightCommitsRow(("00",), (1,), (0,)))
     for uid in (0, 1, 3):
         state.put_neuron(uid, replace(state.neuron(uid), emission=1))
@@ -178,7 +179,7 @@ def test_bonds_are_kept_over_epochs_and_lost_with_the_permit() -> None:
     assert weights(state, KEYS[0], [2, 3], [1, 1]) is None and weights(state, KEYS[1], [2, 3], [1, 1]) is None
     run_epoch(state, 8)
     rows = [state.bonds.get(uid) for uid in range(4)]
-    assert rows[0] == BondsRow((2, 3), (65535, 65535)) and rows[1] is not None and rows[2:] == [None, None]
+    assert rows[0] == PackedRow.of({2: 65535, 3: 65535}) and rows[1] is not None and rows[2:] == [None, None]
     assert outcome(state, KEYS[4], "register") is None
     assert outcome(state, KEYS[4], "add_stake", amount=2 * UNIT) is None
     run_epoch(state, 12)

@@ -39,61 +39,6 @@ def name(answer: Any) -> str:
     return str(answer["error"]["data"]["name"])
 
 
-@pytest.mark.parametrize("deaths", [5, pytest.param(50, marks=pytest.mark.slow)])
-async def test_kill_9_under_load_loses_nothing_acknowledged(start_ledger: StartLedger, deaths: int) -> None:
-    """Writers count in their commitments while the ledger dies again and again."""
-    ledger = start_ledger(GENESIS, block_seconds=0.02)
-    acknowledged = {key.hotkey: (0, b"") for key in KEYS}
-    progress = trio.Event()
-
-    async def write(key: Hotkey, scope: trio.CancelScope) -> None:
-        nonlocal progress
-        chain = ledger.chain(key)
-        with scope:
-            for count in range(1 << 30):
-                value = str(count).encode()
-                acknowledged[key.hotkey] = (await chain.publish_commitment([value]), value)
-                progress.set()
-
-    scopes = [trio.CancelScope() for _ in KEYS]
-    async with trio.open_nursery() as nursery:
-        for key, scope in zip(KEYS, scopes, strict=True):
-            nursery.start_soon(write, key, scope)
-        for _ in range(deaths):
-            for _ in range(10):
-                progress = trio.Event()
-                await progress.wait()
-            ledger.kill()
-            before = dict(acknowledged)
-            ledger.start()
-            head = int(ledger.ready["head"])
-            graph = await ledger.chain().metagraph(head)
-            for hotkey, (block, value) in before.items():
-                assert block <= head
-                stored = graph.commitments[hotkey]
-                # One write may have been stored but not answered yet.
-                assert int(stored.fields[0]) - int(value or b"0") in (0, 1)
-        for scope in scopes:
-            scope.cancel()
-    ledger.kill()
-    ledger.command[ledger.command.index("--block-seconds") + 1] = "0"  # to read what stands still
-    ledger.start()
-    await assert_whole(ledger)
-
-
-async def assert_whole(ledger: LedgerProcess) -> None:
-    """Every block names its parent and every unit is somewhere."""
-    head = (await rpc(ledger, "head"))["result"]
-    parent = "00" * 32
-    for number in range(head["number"] + 1):
-        block = (await rpc(ledger, "block", number=number))["result"]
-        assert block["parent"] == parent
-        parent = block["hash"]
-    epochs = head["number"] // 7
-    balances = [(await rpc(ledger, "balance", hotkey=key.hotkey))["result"] for key in KEYS]
-    assert sum(b["balance"] + b["stake"] for b in balances) == 4 * 10**12 + epochs * 7 * 10**9
-
-
 async def test_heads_go_on_over_a_restart(start_ledger: StartLedger) -> None:
     ledger = start_ledger()
     chain = ledger.chain()

@@ -63,7 +63,6 @@ def test_bonds_have_no_history(tmp_path: Path) -> None:
 
 def test_old_history_goes_and_the_rest_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "KEPT_BLOCKS", 10)
-    monkeypatch.setattr(store_module, "_PRUNE_EVERY_BLOCKS", 4)
     writer = Writer(LedgerStore(tmp_path / "ledger.db"))
     for n in range(40):
         writer.append({KEYS[n % 2]: str(n), KEYS[2]: "same" if n < 3 else None if n == 3 else "late"})

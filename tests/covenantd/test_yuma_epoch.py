@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from covenantd.chain.yuma.apportion import apportion
 from covenantd.chain.yuma.epoch import run_epoch
-from covenantd.chain.yuma.subnet import MODES, Cells, EpochInputs, EpochResult, EpochRules, Row
+from covenantd.chain.yuma.subnet import MODES, Cells, EpochInputs, EpochResult, EpochRules, PackedRow, Row
 
 U16 = 65535
 RULES = EpochRules()
@@ -240,6 +240,12 @@ def test_what_less_than_kappa_supports_earns_nothing(inputs: EpochInputs, data: 
     )
     result = run_epoch(honest, replace(RULES, kappa=32767))
     assert result.incentive[target] == result.consensus[target] == 0
+
+
+@given(st.dictionaries(st.integers(0, U16), st.integers(0, U16), max_size=9))
+def test_a_packed_row_is_the_row(cells: dict[int, int]) -> None:
+    row = PackedRow.of(cells)
+    assert row.cells() == cells and (row.uids, row.values) == (tuple(cells), tuple(cells.values()))
 
 
 @given(st.integers(0, 1 << 63), st.lists(st.integers(0, 1 << 70), min_size=1, max_size=30))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from covenantd.chain.ledger.permits import assign_permits
-from covenantd.chain.ledger.state import MAX_AMOUNT, BondsRow, State
+from covenantd.chain.ledger.state import MAX_AMOUNT, State
 from covenantd.chain.yuma.apportion import apportion
 from covenantd.chain.yuma.epoch import run_epoch as run_yuma
 from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules, Row
@@ -53,12 +53,10 @@ def _pay(state: State, shares: tuple[int, ...]) -> None:
 def _keep_bonds(state: State, result: EpochResult) -> None:
     """Bonds are a permitted validator's: who lost the permit lost them."""
     for uid, cells in enumerate(result.bonds):
-        if not cells.uids or not state.neuron(uid).validator_permit:
+        if not cells.packed or not state.neuron(uid).validator_permit:
             state.bonds.drop(uid)
-            continue
-        row = BondsRow(cells.uids, cells.values)
-        if row != state.bonds.get(uid):
-            state.bonds.put(uid, row)
+        elif cells != state.bonds.get(uid):
+            state.bonds.put(uid, cells)
 
 
 def _inputs(state: State, block: int) -> EpochInputs:

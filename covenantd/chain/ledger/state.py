@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from blake3 import blake3
 
-from covenantd.chain.yuma.subnet import Mode
+from covenantd.chain.yuma.subnet import Mode, PackedRow
 
 MAX_AMOUNT = (1 << 63) - 1
 UNREAD_TABLES = ("bonds/", "weight_commits/")
@@ -109,12 +109,6 @@ class WeightsRow:
 
 
 @dataclass(frozen=True)
-class BondsRow:
-    uids: tuple[int, ...]
-    values: tuple[int, ...]  # u16, never 0
-
-
-@dataclass(frozen=True)
 class WeightCommitsRow:
     """Hashes of weights not revealed yet, oldest first."""
 
@@ -182,7 +176,7 @@ class State:
         self.neurons = Table("neuron", NeuronRow, self._changes)
         self.commitments = Table("commitment", CommitmentRow, self._changes)
         self.weights = Table("weights", WeightsRow, self._changes)
-        self.bonds = Table("bonds", BondsRow, self._changes)
+        self.bonds = Table("bonds", PackedRow, self._changes)
         self.weight_commits = Table("weight_commits", WeightCommitsRow, self._changes)
         self.allowed = Table("allowed", AllowedRow, self._changes)
         self._settings = Table("settings", Settings, self._changes)

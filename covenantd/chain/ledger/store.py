@@ -15,10 +15,9 @@ from covenantd.chain.ledger.state import UNREAD_TABLES, StateDigest
 from covenantd.errors import ConfigError, CovenantError, TryAgain
 
 KEPT_BLOCKS = 20_000
-_PRUNE_EVERY_BLOCKS = 1_000
 _OPEN_END = (1 << 63) - 1
 _APPLICATION_ID = 0x436F7631
-_FORMAT = 1
+_FORMAT = 2  # 1 had bonds as lists of numbers
 _SCHEMA = """
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash TEXT NOT NULL, parent TEXT NOT NULL,
     timestamp_ms INTEGER NOT NULL, calls_root TEXT NOT NULL, state_digest TEXT NOT NULL);
@@ -82,8 +81,7 @@ class LedgerStore:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._write(block, included, changes)
-            if block.number % _PRUNE_EVERY_BLOCKS == 0:
-                self._prune(block.number - KEPT_BLOCKS)
+            self._prune(block.number - KEPT_BLOCKS)  # at every block, so that none has much of it
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:

@@ -57,7 +57,7 @@ def _held(inputs: EpochInputs, cast: Votes) -> Fixed:
     size = len(inputs.stakes)
     held = np.zeros((len(cast.rows), size), dtype=np.int64)
     for row, uid in enumerate(cast.rows.tolist()):
-        scatter(inputs.bonds[uid].uids, inputs.bonds[uid].values, into=held[row])
+        scatter(inputs.bonds[uid], into=held[row])
     held[:, np.array(inputs.registered, dtype=np.int64) >= inputs.last_epoch_block] = 0
     return held
 

@@ -35,8 +35,7 @@ def votes(inputs: EpochInputs) -> Votes:
     registered = np.array(inputs.registered, dtype=np.int64)
     for row, uid in enumerate(rows.tolist()):
         if inputs.permits[uid]:
-            cells = inputs.weights[uid]
-            present[row, scatter(cells.uids, cells.values, into=weights[row])] = True
+            present[row, scatter(inputs.weights[uid], into=weights[row])] = True
             present[row, uid] = False
             present[row] &= registered < inputs.voted[uid]
     weights[~present] = 0
@@ -66,7 +65,7 @@ def _weighted_median(cast: Votes, majority: int) -> Fixed:
         return np.zeros(cast.weights.shape[1], dtype=np.int64)
     stake, weights = normalized(cast.stake[voting]), cast.weights[voting]
     minority = stake.sum() - majority
-    order = np.argsort(weights, axis=0, kind="stable")
+    order = np.argsort(weights, axis=0)  # of equal weights any will do: only the weight is looked at
     beyond = np.cumsum(stake[order], axis=0) > minority
     first = np.where(beyond.any(axis=0), beyond.argmax(axis=0), len(stake) - 1)
     chosen = np.take_along_axis(order, first[None, :], axis=0)

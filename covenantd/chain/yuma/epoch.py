@@ -4,8 +4,8 @@ import numpy as np
 
 from covenantd.chain.yuma import bonds as bonding
 from covenantd.chain.yuma.consensus import Agreed, Votes, agree, votes
-from covenantd.chain.yuma.fixed import Fixed, normalized, to_u16
-from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules, Row
+from covenantd.chain.yuma.fixed import Fixed, normalized, packed, to_u16
+from covenantd.chain.yuma.subnet import EpochInputs, EpochResult, EpochRules, PackedRow
 
 
 def run_epoch(inputs: EpochInputs, rules: EpochRules) -> EpochResult:
@@ -50,10 +50,10 @@ def _shares(values: Fixed) -> tuple[int, ...]:
     return tuple(int(value) for value in to_u16(values))
 
 
-def _sparse(kept: Fixed, cast: Votes, size: int) -> tuple[Row, ...]:
-    result = [Row()] * size
+def _sparse(kept: Fixed, cast: Votes, size: int) -> tuple[PackedRow, ...]:
+    result = [PackedRow()] * size
     for row, uid in enumerate(cast.rows):
         values = to_u16(kept[row])
         columns = np.flatnonzero(values)
-        result[uid] = Row(tuple(columns.tolist()), tuple(values[columns].tolist()))
+        result[uid] = packed(columns, values[columns])
     return tuple(result)

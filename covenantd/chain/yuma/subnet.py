@@ -1,5 +1,6 @@
 """A subnet around one epoch: its rules, what goes in, what comes out."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -47,6 +48,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class PackedRow:
+    """Implements `Cells` as text: a subnet may have a million bonds, all of them new in every epoch."""
+
+    packed: str = ""  # hex of big-endian u16: the uids, then as many values, 0 being none of them
+
+    @classmethod
+    def of(cls, cells: Mapping[int, int]) -> "PackedRow":
+        numbers = [*cells, *cells.values()]
+        return cls(struct.pack(f">{len(numbers)}H", *numbers).hex())
+
+    @property
+    def uids(self) -> tuple[int, ...]:
+        return self._numbers()[: len(self.packed) // 8]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return self._numbers()[len(self.packed) // 8 :]
+
+    def _numbers(self) -> tuple[int, ...]:
+        return struct.unpack(f">{len(self.packed) // 4}H", bytes.fromhex(self.packed))
+
+    def cells(self) -> dict[int, int]:
+        return dict(zip(self.uids, self.values, strict=True))
+
+
+@dataclass(frozen=True)
 class EpochInputs:
     """One subnet before an epoch. Every sequence is indexed by uid and has the same length."""
 
@@ -68,5 +95,5 @@ class EpochResult:
     dividends: tuple[int, ...]
     consensus: tuple[int, ...]
     vtrust: tuple[int, ...]
-    bonds: tuple[Row, ...]  # by uid, zeros left out
+    bonds: tuple[PackedRow, ...]  # by uid, zeros left out
     emission_parts: tuple[int, ...]  # proportional to the emission due, in no unit; all zero if nobody has stake

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from covenantd.chain.yuma.epoch import run_epoch
-from covenantd.chain.yuma.subnet import MODES, EpochInputs, EpochResult, EpochRules, Row
+from covenantd.chain.yuma.subnet import MODES, EpochInputs, EpochResult, EpochRules, PackedRow, Row
 
 OUTPUTS = ("incentive", "dividends", "consensus", "vtrust", "bonds")
 MAX_NEURONS = 4096
@@ -130,7 +130,7 @@ def _largest_difference(result: EpochResult, name: str, expected: Any) -> int:
     return _distance(getattr(result, name), expected)
 
 
-def _dense(row: Row, size: int) -> list[int]:
+def _dense(row: PackedRow, size: int) -> list[int]:
     cells = row.cells()
     return [cells.get(column, 0) for column in range(size)]
 

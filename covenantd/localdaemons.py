@@ -60,7 +60,7 @@ class Daemons:
             code = child.returncode
             if code is None:
                 continue
-            ended = f"{name} ended with {code}: {last_line(peer.log)}"
+            ended = f"{name} {_end(code, peer)}"
             self._restarts[name] = self._restarts.get(name, 0) + 1
             if code in _FINAL or self._restarts[name] > MAX_RESTARTS:
                 raise TryAgain(f"{ended}; its log: {peer.log}")
@@ -95,6 +95,11 @@ class Daemons:
             async with trio.open_nursery() as nursery:
                 for _, child in self._running.values():
                     nursery.start_soon(child.stop, PEER_GRACE_SECONDS)
+
+
+def _end(code: int, peer: LocalPeer) -> str:
+    """A daemon's last words tell why it ended, unless it was cut off."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with {code}: {last_line(peer.log)}"
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from rich.text import Text
 from covenantd.status import Status
 from covenantd.summary import Summary
 
-_PLAIN_SECONDS = 5.0
+_PLAIN_SECONDS = 10.0
 _PHASE_STYLES = {"train": "green", "exchange": "cyan", "certify": "magenta", "syncing": "yellow"}
 
 
@@ -36,7 +36,9 @@ class SwarmView:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(Text(f"[{time.monotonic() - self._started:5.1f} s] {text}", style="dim"))
+        """A line stays a line where no terminal has a width."""
+        line = Text(f"[{time.monotonic() - self._started:5.1f} s] {text}", style="dim")
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
 
     def show(self, statuses: Mapping[str, Status | None]) -> None:
         self._announce_first_loss(statuses)

@@ -50,6 +50,15 @@ async def test_one_that_dies_is_started_again_but_not_for_ever(peer: LocalPeer) 
             await daemons.look()
 
 
+async def test_one_that_was_killed_had_no_last_words(peer: LocalPeer) -> None:
+    said: list[str] = []
+    async with running_daemons(said.append, running("echo all is well; kill -9 $$")) as daemons:
+        daemons.start(peer)
+        await _ended(daemons)
+        await daemons.look()
+    assert said == ["miner-0 was killed by signal 9; starting it again"]
+
+
 @pytest.mark.parametrize("code", [0, 64, 77, 78])
 async def test_one_that_was_told_to_end_or_cannot_run_is_not_started_again(peer: LocalPeer, code: int) -> None:
     async with running_daemons(pytest.fail, running(f"exit {code}")) as daemons:

@@ -28,7 +28,9 @@ def test_without_a_terminal_lines_say_it_all_now_and_then() -> None:
     with SwarmView(rounds=8, console=screen) as view:
         for _ in range(5):
             view.show(STATUSES)
+        view.say("word " * 40)
     assert out.getvalue().count("first loss: miner-0 5.250") == 1
+    assert len(out.getvalue().splitlines()) == 1 + len(STATUSES) + 1, "no line is cut in two"
     assert out.getvalue().count("miner-1      starting") == 1
     assert "\x1b" not in out.getvalue()
 

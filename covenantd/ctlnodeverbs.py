@@ -12,6 +12,7 @@ from covenantd.errors import EXIT_FAILED, EXIT_OK
 
 _LEVELS = ("debug", "info", "warning", "error")  # of covenantd.logs, which is not imported here for its weight
 _SHELLS = ("bash", "zsh", "fish")
+_WHY_SECONDS = 20.0  # the chain is asked, then validators
 _SLOW_SECONDS = 600.0  # hashing the states of a large model
 
 
@@ -38,7 +39,7 @@ def why_arguments(parser: argparse.ArgumentParser) -> None:
 def why(client: BlockingClient, args: Arguments) -> int:
     from covenantd.ctlnodeoutput import why_text
 
-    return show(args, client.call("why", {"hotkey": args.hotkey} if args.hotkey else {}), why_text)
+    return show(args, client.call("why", {"hotkey": args.hotkey} if args.hotkey else {}, _WHY_SECONDS), why_text)
 
 
 def snapshot_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import IO
 import structlog
 import trio
 
-from covenantd import __version__, logs, runspec, statedirectory
+from covenantd import __version__, logs, opinions, runspec, statedirectory
 from covenantd.addresses import multiaddr_host_port
 from covenantd.admission import Admission
 from covenantd.agreement import Agreement, persistently
@@ -246,6 +246,8 @@ async def _work(nursery: trio.Nursery, node: Node, operations: Operations) -> No
     certifier = Certifier(node, scores) if scores else None
     if certifier is not None:
         await certifier.serve()
+    if scores is not None:
+        await opinions.serve(node, scores)
     coordinator = Coordinator(node, certifier)
     orders: dict[str, Callable[[], Awaitable[None]]] = {
         "pause": lambda: coordinator.pause(True),

@@ -1,16 +1,17 @@
 """Control verbs about a miner's or validator's part in the run: chain, why, snapshot."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import trio
 
-from covenantd import revisions
+from covenantd import opinions, revisions
 from covenantd.control import Verb
 from covenantd.controlwire import ControlError
 from covenantd.node import Node
 from covenantd.profiling import profile_verb
-from covenantd.reasons import Question, explain
+from covenantd.reasons import Known, Question, explain
 from covenantd.specchange import MAX_CHANGE_BYTES
 from covenantd.status import SCHEMA
 from p2p.wire import Fields
@@ -86,7 +87,7 @@ def _change(node: Node) -> Handler:
 
 
 def _why(node: Node) -> Handler:
-    """{"hotkey": one, or none for our own}."""
+    """{"hotkey": one, or none for our own}. Of our own the validators are asked what they hold."""
 
     async def handler(args: Args) -> object:
         asked = args.get("hotkey") is not None
@@ -96,7 +97,9 @@ def _why(node: Node) -> Handler:
             metagraph = await node.chain.metagraph(head.number)
         scores = await trio.to_thread.run_sync(_scores, node)
         question = Question(hotkey, hotkey == node.hotkey.hotkey, node.config.node.role)
-        return {"schema": SCHEMA, **explain(question, metagraph, node.board.rounds, scores.get(hotkey))}
+        told = await opinions.ask(node) if question.is_own and not node.validates else {}
+        known = Known(node.board.rounds, scores.get(hotkey), {one: asdict(said) for one, said in told.items()})
+        return {"schema": SCHEMA, **explain(question, metagraph, known)}
 
     return handler
 

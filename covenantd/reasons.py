@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from covenantd.chain.protocol import Metagraph, Neuron
@@ -34,12 +34,19 @@ class Question:
     role: str  # of the daemon that answers
 
 
-def explain(
-    question: Question, metagraph: Metagraph, rounds: Sequence[RoundSummary], opinion: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Plain data, with `lines` for people. `opinion`: what this validator itself thinks of the hotkey."""
-    neuron = metagraph.neuron(question.hotkey)
-    fates = _fates(question, rounds)
+@dataclass(frozen=True)
+class Known:
+    """`opinion`: what this validator itself thinks of the hotkey; `told`: what others said they think, by hotkey."""
+
+    rounds: Sequence[RoundSummary]
+    opinion: Mapping[str, Any] | None = None
+    told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def explain(question: Question, metagraph: Metagraph, known: Known) -> dict[str, Any]:
+    """Plain data, with `lines` for people."""
+    neuron, opinion = metagraph.neuron(question.hotkey), known.opinion
+    fates = _fates(question, known.rounds)
     given = [] if neuron is None else _given(metagraph, neuron.uid)
     return {
         "hotkey": question.hotkey,
@@ -50,7 +57,8 @@ def explain(
         "rounds": fates,
         "given": given,
         "opinion": {k: v for k, v in (opinion or {}).items() if isinstance(v, bool | int | float | str)},
-        "lines": _lines(question, metagraph, neuron, fates, given, opinion),
+        "told": {hotkey: dict(said) for hotkey, said in known.told.items()},
+        "lines": [*_lines(question, metagraph, neuron, fates, given, opinion), *_told_lines(known.told)],
     }
 
 
@@ -138,6 +146,15 @@ def _round_lines(fates: Sequence[Mapping[str, Any]]) -> list[str]:
     if voids:
         lines.append(f"{voids} rounds were void: no roster had 2/3 of the certifiers' stake, so nobody's work counted.")
     return lines
+
+
+def _told_lines(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The numbers behind the weights, as each validator that answered gave them."""
+    return [
+        f"Validator {hotkey[:8]} says: a contribution of ours lowers the loss by {said['gain']:.3%} on the mean of "
+        f"{said['rounds']} judged rounds, which is {said['share']:.1%} of the reward by its numbers."
+        for hotkey, said in told.items()
+    ]
 
 
 def _opinion_lines(opinion: Mapping[str, Any] | None) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from covenantd.chain.protocol import Metagraph, Neuron
-from covenantd.reasons import ADVICE, Question, explain
+from covenantd.reasons import ADVICE, Known, Question, explain
 from covenantd.status import ContributionStatus, RoundSummary
 
 OWN, OTHER, VALIDATOR = "5Own", "5Other", "5Validator"
@@ -38,7 +38,7 @@ OURS = Question(OWN, True, "miner")
 
 def text(question: Question = OURS, metagraph: Metagraph = METAGRAPH, **more: object) -> str:
     known = {"rounds": rounds("included", "late", "void", "late"), "opinion": None, **more}
-    return "\n".join(explain(question, metagraph, known["rounds"], known["opinion"])["lines"])  # type: ignore[arg-type]
+    return "\n".join(explain(question, metagraph, Known(**known))["lines"])  # type: ignore[arg-type]
 
 
 def test_a_miner_learns_what_it_gets_from_whom_and_why() -> None:
@@ -61,6 +61,13 @@ def test_a_validators_own_opinion_is_shown_as_it_is() -> None:
     assert "gain 0.00123, rounds 7" in text(opinion={"gain": 0.00123, "rounds": 7, "odd": None, "flag": True})
 
 
+def test_what_validators_say_is_shown_with_who_says_it() -> None:
+    told = {VALIDATOR: {"gain": 0.0123, "rounds": 7, "share": 0.25}}
+    assert "Validator 5Validat says: a contribution of ours lowers the loss by 1.230%" in text(told=told)
+    assert "25.0% of the reward" in text(told=told)
+    assert explain(OURS, METAGRAPH, Known([], None, told))["told"] == told
+
+
 def test_no_weights_yet() -> None:
     assert "No validator has set weights yet" in text(metagraph=replace(METAGRAPH, weights={}))
 
@@ -71,5 +78,5 @@ def test_no_rounds_yet() -> None:
 
 @pytest.mark.parametrize(("own", "fate"), [(True, "included"), (False, "not listed"), (None, "nothing sent")])
 def test_without_a_list_our_own_memory_counts(own: bool | None, fate: str) -> None:
-    found = explain(Question(OWN, True, "miner"), METAGRAPH, [RoundSummary(1, "certified", own_included=own)], None)
+    found = explain(Question(OWN, True, "miner"), METAGRAPH, Known([RoundSummary(1, "certified", own_included=own)]))
     assert found["rounds"] == [{"round": 1, "result": "certified", "fate": fate}]

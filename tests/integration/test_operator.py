@@ -77,6 +77,8 @@ async def every_verb_answers(arena: Arena, directory: Path) -> None:
     (shown,) = (await answer(arena, "miner-0", "rounds", "show", "0"))["rounds"]
     assert [one.fate for one in RoundSummary.from_dict(shown).contributions] == ["included"]
     why = await answer(arena, "miner-0", "why")
+    told = why["told"][arena.peers["validator-0"].hotkey.hotkey]
+    assert told["rounds"] == 1 and 0 <= told["share"] <= 1, "the validator tells a miner what it holds of it"
     assert why["hotkey"] == hotkey and why["rounds"] == [{"round": 0, "result": "certified", "fate": "included"}]
     assert "gain" in (await answer(arena, "validator-0", "why", hotkey))["opinion"], "a validator says what it thinks"
     chain = await answer(arena, "miner-0", "chain")

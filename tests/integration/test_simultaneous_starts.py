@@ -1,6 +1,6 @@
 """Five peers started at once are one swarm, every time: each a process of its own with its own p2pd and DHT node.
 
-A hundred times: `pytest -m slow tests/integration/test_simultaneous_starts.py`, 20 minutes on two cores.
+A hundred times: `pytest -m slow tests/integration/test_simultaneous_starts.py`, 10 to 15 minutes on two cores.
 """
 
 from contextlib import AsyncExitStack
@@ -44,7 +44,9 @@ async def starts(directory: Path) -> None:
                     nursery.start_soon(start, index)
             for peer in peers:
                 await peer.until_met(*(other for other in peers if other is not peer))
-            assert [await peer.ask("nodes") for peer in peers] == [PEERS - 1] * PEERS
+            for peer in peers:  # and one DHT, which takes in new nodes now and then
+                while await peer.ask("nodes") < PEERS - 1:  # noqa: ASYNC110 - another process
+                    await trio.sleep(0.2)
 
 
 @pytest.mark.slow

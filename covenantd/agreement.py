@@ -1,6 +1,7 @@
 """Reads agreement from the chain: who certifies, what was certified, who is registered. Waits out a silent chain."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -8,7 +9,7 @@ import trio
 
 from covenantd import roster
 from covenantd.chain.protocol import Chain, Metagraph
-from covenantd.errors import ChainError
+from covenantd.errors import ChainError, ChainRefused
 from covenantd.roster import Vote
 from covenantd.runspec import RunSpec
 
@@ -78,12 +79,36 @@ class Agreement:
         """
         round = through
         while round >= since:
-            vote = await self.decision(round)
-            if vote is not None:
-                return vote
-            named = roster.named_rounds(await self.view(self._spec.timing.vote(round)), self._spec.tag)
+            try:
+                vote = await self.decision(round)
+                if vote is not None:
+                    return vote
+                named = roster.named_rounds(await self.view(self._spec.timing.vote(round)), self._spec.tag)
+            except ChainRefused as error:
+                return await self._still_public(round, error)
             round = min(round - 1, max(named, default=round))
         return None
+
+    async def _still_public(self, round: int, error: ChainRefused) -> Vote | None:
+        """Of a round whose V_r the chain keeps no state of, the last that anybody voted in: what a quorum of today's
+        certifiers still has on chain, unless it was written too late. Raises `error` if it is about something else."""
+        timing = self._spec.timing
+        if error.name != "StateDiscarded" or await self._kept(timing.vote(round)):
+            raise error
+        head = await persistently(self._chain.block, "head")
+        today = await self.view(head.number)
+        late = range(timing.vote(round) + 1, timing.start(round + 1))  # what is newer than that was written again
+        in_time = {hotkey: one for hotkey, one in today.commitments.items() if one.block not in late}
+        vote = roster.decide(today, replace(today, commitments=in_time), self._spec.tag, round)
+        log.warning("no state is kept of the last votes: going by what is on chain", round=round, void=vote is None)
+        return vote
+
+    async def _kept(self, block: int) -> bool:
+        try:
+            await self.view(block)
+        except ChainRefused:
+            return False
+        return True
 
 
 def _forget_oldest(kept: dict[int, Any]) -> None:

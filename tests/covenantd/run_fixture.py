@@ -6,7 +6,7 @@ from typing import Any
 
 from covenantd.chain.keys import Hotkey
 from covenantd.chain.protocol import Block, Commitment, EpochInfo, Metagraph, Neuron
-from covenantd.errors import ChainError
+from covenantd.errors import ChainError, ChainRefused
 from covenantd.roster import OnChainIdentity, Vote
 from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
 from covenantd.timing import Timing
@@ -65,20 +65,30 @@ class WrittenChain:
     failures: int = 0
     read: list[int] = field(default_factory=list)
     gone: Callable[[int], set[int]] = lambda block: set()  # uids that are not registered at a block
+    head: int = 0
+    kept_from: int = 0  # the state of older blocks is discarded
 
     async def metagraph(self, block: int) -> Metagraph:
         self._answer(block)
+        if block < self.kept_from:
+            raise ChainRefused("StateDiscarded")
         latest = {uid: vote for at, uid, vote in self.votes if at <= block}
+        written = {HOTKEYS[uid]: at for at, uid, _ in self.votes if at <= block}
         view, gone = enrolled(self.stakes, latest, block), {HOTKEYS[uid] for uid in self.gone(block)}
         return replace(
             view,
             neurons=tuple(n for n in view.neurons if n.hotkey not in gone),
-            commitments={hotkey: c for hotkey, c in view.commitments.items() if hotkey not in gone},
+            commitments={
+                hotkey: replace(c, block=written.get(hotkey, 0))
+                for hotkey, c in view.commitments.items()
+                if hotkey not in gone
+            },
         )
 
     async def block(self, number: int | None = None) -> Block:
         self._answer(number or 0)
-        return Block(number or 0, h(number or 0), 0.0)
+        number = self.head if number is None else number
+        return Block(number, h(number), 0.0)
 
     def _answer(self, block: int) -> None:
         self.read.append(block)

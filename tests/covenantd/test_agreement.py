@@ -1,12 +1,14 @@
 """What was certified, as everyone reads it from the chain."""
 
 import hypothesis.strategies as st
+import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
 from run_fixture import HOTKEYS, SPEC, TIMING, WrittenChain, h
 
 from covenantd.agreement import Agreement
+from covenantd.errors import ChainRefused
 
 
 async def test_a_decision_is_read_at_the_start_and_at_the_vote_block_and_nowhere_else() -> None:
@@ -82,6 +84,32 @@ async def test_a_quorum_that_has_left_the_subnet_is_found_all_the_same() -> None
     chain.vote(0, 4, TIMING.vote(4))
     vote = await Agreement(chain, SPEC).newest_certified(12)
     assert vote is not None and vote.round == 4
+
+
+@pytest.mark.parametrize(
+    ("written_at", "certified"),
+    [
+        (TIMING.vote(3), True),
+        (TIMING.vote(3) + 1, False),  # too late, as everybody saw then
+        (TIMING.start(4) + 9000, True),  # with a new identity: it says nothing of when it was first there
+    ],
+)
+async def test_a_quorum_of_long_ago_is_read_from_what_is_still_on_chain(written_at: int, certified: bool) -> None:
+    """The only validator died after its vote in round 3 and was away for longer than the chain keeps states."""
+    chain = WrittenChain([1], head=TIMING.vote(1500), kept_from=TIMING.start(1400))
+    chain.vote(0, 3, written_at)
+    vote = await Agreement(chain, SPEC).newest_certified(1500, since=3)
+    assert (vote is not None and vote.round == 3) is certified
+
+
+async def test_no_round_is_skipped_only_because_its_beginning_is_not_kept() -> None:
+    """What was certified is decided by the stakes of b_r: an operator has to name an archive."""
+    chain = WrittenChain([1], head=TIMING.vote(9), kept_from=TIMING.start(9) + 1)
+    chain.vote(0, 9, TIMING.vote(9))
+    with pytest.raises(ChainRefused, match="StateDiscarded"):
+        await Agreement(chain, SPEC).newest_certified(9)
+    with pytest.raises(ChainRefused, match="StateDiscarded"):
+        await Agreement(chain, SPEC).decision(8)
 
 
 async def test_rounds_before_ours_are_not_searched() -> None:

@@ -29,7 +29,10 @@ def change(client: BlockingClient, args: Arguments) -> int:
 
 
 def _change_text(data: dict[str, Any]) -> str:
-    return f"change {data['revision']} will be proposed; it holds from round {data['first_round']} on"
+    return (
+        f"change {data['revision']} will be proposed by {data['certifiers']} certifiers; "
+        f"it holds from round {data['first_round']} on"
+    )
 
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:

@@ -75,13 +75,20 @@ def _chain(node: Node) -> Handler:
 
 
 def _change(node: Node) -> Handler:
-    """{"document": a signed change of the run spec}: a validator proposes it with its next roster."""
+    """{"document": a signed change of the run spec}: the validators that can be reached propose it with their next
+    roster."""
 
     async def handler(args: Args) -> object:
         if not node.validates:
             raise ControlError("failed", "only a validator proposes changes of the run spec")
         change = await revisions.offer(node, Fields(args).text("document", MAX_CHANGE_BYTES).encode())
-        return {"schema": SCHEMA, "revision": change.revision, "first_round": change.first_round}
+        told = await revisions.hand_on(node, node.journal.memory.round)
+        return {
+            "schema": SCHEMA,
+            "revision": change.revision,
+            "first_round": change.first_round,
+            "certifiers": 1 + told,
+        }
 
     return handler
 

@@ -17,6 +17,8 @@ from p2p.wire import Fields
 log = structlog.get_logger("covenantd.revisions")
 CHANGE = "change"
 _HEAD_SECONDS = 20.0
+_ASK_SECONDS = 15.0
+_TAKE_SECONDS = 10.0
 
 
 async def learn(node: Node, changes: tuple[str, ...]) -> None:
@@ -134,24 +136,27 @@ async def offer(node: Node, document: bytes) -> SpecChange:
     return change
 
 
-async def hand_on(node: Node, round: int) -> None:
-    """In every round as long as there is a change to be proposed: some may not have been there before."""
-    digest, enrolled = node.journal.memory.offered, await node.agreement.certifiers(round)
+async def hand_on(node: Node, round: int) -> int:
+    """In every round as long as there is a change to be proposed: some may not have been there before. How many of
+    the other certifiers have it now."""
+    digest, told = node.journal.memory.offered, list[str]()
     if digest is None:
-        return
+        return 0
 
     async def tell(hotkey: str) -> None:
         peer = node.swarm.by_hotkey(hotkey)
         try:
             if peer is not None:
-                await node.swarm.ask(peer.peer_id, node.spec.protocol(CHANGE), {"digest": digest}, _HEAD_SECONDS + 10)
+                await node.swarm.ask(peer.peer_id, node.spec.protocol(CHANGE), {"digest": digest}, _ASK_SECONDS)
+                told.append(hotkey)
         except P2pError as error:
             log.info("change of the run spec not handed on", certifier=hotkey, error=str(error), peer_caused=True)
 
     async with trio.open_nursery() as nursery:
-        for hotkey in enrolled:
+        for hotkey in await node.agreement.certifiers(round):
             if hotkey != node.hotkey.hotkey:
                 nursery.start_soon(tell, hotkey)
+    return len(told)
 
 
 async def own_offer(node: Node, round: int) -> str | None:
@@ -183,7 +188,7 @@ async def judge_offer(node: Node, round: int, changes: tuple[str, ...]) -> str |
 
 async def _objection(node: Node, round: int, digest: str) -> str | None:
     try:
-        change = await _fetch(node, digest, _HEAD_SECONDS)
+        change = await _fetch(node, digest, _TAKE_SECONDS)
         node.history.check(change)
     except (ConfigError, BlobError) as error:
         return str(error)

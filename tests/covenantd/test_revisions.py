@@ -95,7 +95,7 @@ async def test_a_change_handed_to_one_certifier_is_proposed_by_all(peers: Peers)
     one, other = peers.add(0), peers.add(1)
     await revisions.serve(other)
     await revisions.offer(one, document(CHANGE))
-    await revisions.hand_on(one, 0)  # the third does not answer
+    assert await revisions.hand_on(one, 0) == 1  # the third does not answer
     digest = one.journal.memory.offered
     assert digest is not None and other.journal.memory.offered == digest
     assert await revisions.own_offer(other, 3) == digest

@@ -109,8 +109,8 @@ class Certifier:
         )
 
     def settle(self, body: Roster) -> None:
-        """A certified roster tells whose fault a missing contribution was: its miner's, if the quorum's certifiers had
-        to leave it out as we had; ours or nobody's, if they held it."""
+        """Whose fault a missing contribution was: its miner's, if the certified roster had to do without it too; ours
+        if it is listed there; nobody's if the round is void or the roster says nothing of it."""
         round, missing = self._missing
         said = {one.hotkey for one in body.exclusions if one.reason == "missing"}
         if round == body.round:

@@ -56,6 +56,10 @@ def _endpoint(value: str) -> str | None:
     return _about(value, problem)
 
 
+def _second(value: str) -> str | None:
+    return _endpoint(value) if value else None
+
+
 def _archive(value: str) -> str | None:
     return _about(value, bittensor_endpoint_problem(value)) if value else None
 
@@ -140,6 +144,12 @@ class ChainConfig:
         "the ledger: tcp://HOST:PORT or unix:///PATH; Bittensor: a network's name (finney, test, local) or a node's "
         "ws://HOST:PORT or wss://HOST",
         check=_endpoint,
+    )
+    second: str = setting(
+        "",
+        "another endpoint of the same chain, of somebody else: a joining peer goes on only if both tell the same "
+        "finalized block; empty: the one is believed",
+        check=_second,
     )
     archive: str = setting(
         "",
@@ -239,13 +249,15 @@ def read_config(
 
 def _mismatches(config: Config) -> list[Problem]:
     """Settings that are good one by one and not together."""
-    kind, endpoint = config.chain.kind, config.chain.endpoint
-    is_ledger = endpoint.startswith(("unix:", "tcp:"))
-    if is_ledger == (kind == "ledger"):
-        return []
-    where = config.origins["chain.kind" if kind == "bittensor" else "chain.endpoint"]
+    kind = config.chain.kind
     wanted = "finney or wss://HOST" if kind == "bittensor" else "tcp://HOST:PORT or unix:///PATH"
-    return [Problem(where, f"chain.endpoint {endpoint!r} is no address of a {kind} chain, e.g. {wanted}")]
+    found = []
+    for name, address in (("endpoint", config.chain.endpoint), ("second", config.chain.second)):
+        if address and address.startswith(("unix:", "tcp:")) != (kind == "ledger"):
+            where = config.origins["chain.kind" if kind == "bittensor" else f"chain.{name}"]
+            said = f"chain.{name} {address!r} is no address of a {kind} chain, e.g. {wanted}"
+            found.append(Problem(where, said))
+    return found
 
 
 def load_config(

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -21,11 +22,12 @@ from covenantd.admission import Admission
 from covenantd.agreement import Agreement, persistently
 from covenantd.board import StatusBoard
 from covenantd.certifier import Certifier
+from covenantd.chain.bittensor.endpoint import shown
 from covenantd.chain.keys import Hotkey, load_hotkey, verify
 from covenantd.chain.opening import open_chain
 from covenantd.chain.protocol import Chain
 from covenantd.chain.wallet import refuse_bare_coldkey
-from covenantd.config import Config
+from covenantd.config import ChainConfig, Config
 from covenantd.coordinator import Coordinator
 from covenantd.counted import CountedChain, CountedRecords, CountedTransport
 from covenantd.engine import EngineSettings
@@ -43,6 +45,7 @@ from covenantd.refusal import is_refusal, refusal, user_name
 from covenantd.roundlog import keep_rounds
 from covenantd.runspec import RunSpec
 from covenantd.scores import Scores
+from covenantd.secondopinion import compare
 from covenantd.specchange import SpecHistory
 from covenantd.status import Status
 from covenantd.stopping import stop_signals
@@ -273,6 +276,17 @@ async def _check_chain(node: Node) -> None:
             f"chain {node.config.chain.endpoint} begins with block {origin.hash[:16]}, the run spec wants "
             f"{node.spec.chain.genesis[:16]}: set [chain] endpoint to the run's chain"
         )
+    if node.config.chain.second:
+        await _compare_endpoints(node, node.config.chain)
+
+
+async def _compare_endpoints(node: Node, settings: ChainConfig) -> None:
+    second = open_chain(replace(settings, endpoint=settings.second), node.spec.chain.netuid)
+    try:
+        await compare(node.chain, second, *(shown(one) for one in (settings.endpoint, settings.second)))
+    finally:
+        with trio.CancelScope(shield=True):
+            await second.aclose()
 
 
 def _adopt_seed(seed: Path, blobs: BlobStore, spec: RunSpec) -> None:

@@ -106,6 +106,8 @@ def test_lists_from_the_environment_are_comma_separated(tmp_path: Path) -> None:
         ('[chain]\nkind = "bittensor"', 2, "no address of a bittensor chain"),
         ('[chain]\nendpoint = "finney"', 2, "no address of a ledger chain"),
         ('[chain]\nkind = "bittensor"\nendpoint = "wss:x"', 3, "names no host"),
+        ('[chain]\nsecond = "finney"', 2, "chain.second 'finney' is no address of a ledger chain"),
+        ('[chain]\nsecond = "tcp://x"', 2, "tcp://x"),
         ('[chain]\nkind = "bitensor"', 2, "must be one of ledger, bittensor"),
         ('[chain]\nendpoint = "http://x"', 2, "neither unix:///PATH nor tcp://HOST:PORT"),
         ('[chain]\nendpoint = "unix://x"', 2, "absolute path"),

@@ -29,7 +29,7 @@ def chain_kind(endpoint: str) -> str:
 
 def shown(endpoint: str) -> str:
     """For logs and errors: a provider's address may carry a key in its user, path or query."""
-    if endpoint in NETWORKS:
+    if endpoint in NETWORKS or endpoint.startswith(("unix:", "tcp:")):
         return endpoint
     try:
         parts = urlsplit(endpoint)

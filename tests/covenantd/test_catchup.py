@@ -30,7 +30,9 @@ class Peers:
     blobs: dict[str, bytes]
     asked: list[str] = field(default_factory=list)
 
-    async def fetch(self, blob_id: str, holders: Any, *, max_bytes: int, deadline_seconds: float | None = None) -> Path:
+    async def fetch(
+        self, blob_id: str, holders: Any, *, max_bytes: int, deadline_seconds: float | None = None, **how: Any
+    ) -> Path:
         self.asked.append(blob_id)
         if blob_id not in self.blobs:
             await trio.sleep(math.inf if deadline_seconds is None else deadline_seconds)
@@ -55,6 +57,7 @@ def behind(tmp_path: Path, *, lacking: str = "") -> Any:
         exchange=Peers(tmp_path, blobs),
         holders=lambda first=None: lambda: ["a", "b"],
         hotkey=SimpleNamespace(hotkey=HOTKEYS[0]),
+        traffic=SimpleNamespace(is_control=lambda digests: None),
     )
 
 

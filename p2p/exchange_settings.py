@@ -34,6 +34,7 @@ class ExchangeSettings:
     late_seconds: float = 3.0  # a piece that takes longer may be asked of others, too
     connect_seconds: float = 10.0
     max_holders: int = 32  # visited at a time
+    receive_budget_bytes: int = 24 << 20  # pieces in memory on their way in
     lanes: int = 2  # streams that pieces come on, a holder
     first_window_bytes: int = 512 << 10  # asked ahead of a holder of whom nothing is known yet
     max_window_bytes: int = 32 << 20

@@ -7,6 +7,7 @@ written, and can be served on at once.
 import logging
 import random
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from p2p.download import Download, Source
 from p2p.errors import BlobCorrupt, BlobError, Busy, ProtocolViolation, TransportError, TransportTimeout
 from p2p.exchange_settings import ExchangeSettings, Offload
 from p2p.filling import Filling, Work
-from p2p.limits import forget_oldest
-from p2p.manifest import Manifest
+from p2p.limits import ByteBudget, forget_oldest
+from p2p.manifest import MAX_PIECE_BYTES, Manifest
 from p2p.pace import Cap
 from p2p.protocols import PeerId, Transport
 from p2p.reputation import Reputation
@@ -64,6 +65,7 @@ class Fetching:
         self._downlink = downlink
         windows = WindowSettings(settings.first_window_bytes, settings.max_window_bytes, settings.ahead_seconds)
         self._agenda = Agenda(windows)
+        self._budget = ByteBudget(max(settings.receive_budget_bytes, MAX_PIECE_BYTES))
         self._sessions: dict[PeerId, Session] = {}
         self._pauses: dict[PeerId, Pause] = {}
         self._news = trio.Event()
@@ -306,6 +308,9 @@ class Fetching:
         self.on_piece(ask.blob_id)
         if work.schedule.done:
             download.filling.wake()
+
+    def room_for(self, holder: PeerId, ask: Ask) -> AbstractAsyncContextManager[None]:
+        return self._budget.hold(ask.size_bytes, holder)
 
     async def may_receive(self, ask: Ask) -> None:
         await self._downlink.take(ask.size_bytes, ask.priority)

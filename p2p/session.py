@@ -5,6 +5,7 @@ See `p2p.serving` for the protocol. What to ask is for `Fetching` to say; here i
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, sen
 _CLOSE_SECONDS = 1.0
 _TRICKLE_BYTES = 8 << 10
 _GATHER_SECONDS = 0.02
+_LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
 _PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
 _REMEMBERED_BYTES = 1 << 20  # of bitmaps a holder told us; what is more is as if not told
@@ -38,6 +40,8 @@ class Desk(Protocol):
     def take_manifest(self, holder: PeerId, blob_id: str, answer: Fields) -> Awaitable[None]: ...
 
     def may_receive(self, ask: Ask) -> Awaitable[None]: ...
+
+    def room_for(self, holder: PeerId, ask: Ask) -> AbstractAsyncContextManager[None]: ...
 
 
 @dataclass(frozen=True)
@@ -244,12 +248,8 @@ class Session:
             while await self._asked(lane):
                 match lane.asked[0]:
                     case Ask() as ask:
-                        data = await receive_buffer(heard, ask.size_bytes)
-                        lane.landed()
-                        self.fruitful = self.fruitful or bool(data)
-                        if data or (ask.blob_id, ask.piece) in self.cancelled:
-                            self._useful()
-                        await self._desk.take_piece(self.holder, ask, data)
+                        async with self._desk.room_for(self.holder, ask):
+                            await self._receive_piece(lane, heard, ask)
                     case ManifestAsk(blob_id):
                         answer = Fields(await receive_frame(heard, MAX_MANIFEST_FRAME_BYTES))
                         lane.landed()
@@ -262,6 +262,19 @@ class Session:
                 self.wake()
         finally:
             await _close(lane.stream)
+
+    async def _receive_piece(self, lane: Lane, heard: "_Heard", ask: Ask) -> None:
+        """Who sends byte by byte does not keep others' pieces out of memory for long."""
+        patience_seconds = 2 * self._settings.stall_seconds + ask.size_bytes / _LEAST_BYTES_PER_SECOND
+        with trio.move_on_after(patience_seconds) as patience:
+            data = await receive_buffer(heard, ask.size_bytes)
+        if patience.cancelled_caught:
+            raise TransportTimeout(f"{self.holder}: a piece of {ask.size_bytes} bytes took {patience_seconds:.0f} s")
+        lane.landed()
+        self.fruitful = self.fruitful or bool(data)
+        if data or (ask.blob_id, ask.piece) in self.cancelled:
+            self._useful()
+        await self._desk.take_piece(self.holder, ask, data)
 
     async def _asked(self, lane: Lane) -> bool:
         """Wait for a question; after a long silence the lane is given up, before the holder does so."""

@@ -285,7 +285,7 @@ async def advance(
     if certified:
         await revisions.learn(node, certified.body.changes)
     if theta:
-        node.traffic.is_state(await node.exchange.adopt(theta, node.spec.piece_bytes))
+        node.traffic.is_state(await node.exchange.adopt(theta, node.spec.piece_bytes, shared=True))
     blobs = (certified.digest, *(e.blob_id for e in entries)) if certified else ()
     digest = certified.digest if certified else None
     node.journal.finish_round(PastRound(memory.round, digest, advanced.state_hash, blobs))

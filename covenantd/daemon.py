@@ -196,6 +196,7 @@ def _exchange(swarm: Swarm, blobs: BlobStore, metrics: Metrics, traffic: Traffic
     exchange = Exchange(swarm.transport, blobs, reputation=swarm.reputation)
     exchange.admit = swarm.knows
     exchange.priority_of = traffic.priority_of
+    exchange.uplink_of = lambda peer_id: peer.up if (peer := swarm.by_peer_id(peer_id)) is not None else 0.0
     exchange.on_bytes = lambda way, peer, blob_id, count: traffic.count(way, blob_id, count)
     exchange.on_violation = lambda peer, reason: metrics.count_rejection("exchange")
     exchange.on_corrupt = lambda blob_id: log.error("a blob on disk is damaged; it is not served", blob_id=blob_id)

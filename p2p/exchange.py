@@ -29,7 +29,8 @@ class Exchange:
     """Call `start` once. What is withheld after a restart must be withheld again before that.
 
     `on_violation(peer, reason)` is called after the peer was banned. `priority_of(blob_id)` says what to serve first,
-    also of blobs that are here since before a restart; None: as it was fetched or adopted.
+    also of blobs that are here since before a restart; None: as it was fetched. `uplink_of(peer)`: what it says that
+    its uplink can, 0 if it does not; believed only until somebody gave us something.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Exchange:
         self._sent, self._received = Meter(), Meter()
         self._priorities: dict[str, int] = {}
         settings = settings or ExchangeSettings()
-        self._turns = Turns(TurnSettings(), self._uplink, self._sent, self._given.of)
+        self.uplink_of: Callable[[PeerId], float] = lambda peer: 0.0
+        self._turns = Turns(TurnSettings(), self._uplink, self._sent, self._worth)
         self._serving = Serving(store, settings, offload, self._notices, self._turns)
         self._serving.on_bytes = self._count_sent
+        self._serving.dealings.worth = self._worth
         self._serving.priority_of = self._priority
         self._fetching = Fetching(transport, store, settings, offload, self.reputation, self._downlink)
         self._fetching.on_piece = self._notices.notify
@@ -125,11 +128,15 @@ class Exchange:
         *,
         keep: bool = False,
         withheld: bool = False,
-        priority: int = Priority.CONTRIBUTION,
+        shared: bool = False,
     ) -> str:
-        """`BlobStore.adopt` off the loop; with `withheld` nobody can read the blob in between."""
+        """`BlobStore.adopt` off the loop; with `withheld` nobody can read the blob in between.
+
+        Unless it is `shared`, as what all compute alike, others can have it of us alone: see `p2p.dealing`.
+        """
         manifest = await self._offload(self.store.measure, path, piece_bytes)
-        self._remember(manifest.blob_id, priority)
+        if not shared:
+            self._serving.dealings.begin(manifest.blob_id, manifest.pieces)
         if withheld:
             self.withhold(manifest.blob_id)
         blob_id: str = await self._offload(self.store.adopt_as, path, manifest, keep)
@@ -221,6 +228,9 @@ class Exchange:
     def _count_sent(self, peer: PeerId, blob_id: str, count: int) -> None:
         self._sent.add(count)
         self.on_bytes("out", peer, blob_id, count)
+
+    def _worth(self, peer: PeerId) -> float:
+        return self._given.of(peer) if self._given else self.uplink_of(peer)
 
     def _priority(self, blob_id: str) -> int:
         known = self.priority_of(blob_id)

@@ -8,6 +8,7 @@ import trio
 from p2p.errors import ProtocolViolation
 from p2p.exchange_settings import ExchangeSettings
 from p2p.manifest import is_blob_id
+from p2p.protocols import PeerId
 from p2p.wire import ByteStream, Fields, send_frame
 
 MAX_WATCHED = 2048
@@ -17,7 +18,8 @@ _FRAME_BYTES = 256 << 10
 class Watch:
     """What one requester wants to hear of, and what it has not heard yet."""
 
-    def __init__(self, blob_ids: Iterable[str]) -> None:
+    def __init__(self, peer: PeerId, blob_ids: Iterable[str]) -> None:
+        self.peer = peer
         self.news = trio.Event()
         self._blob_ids: frozenset[str] = frozenset()
         self._fresh: set[str] = set()
@@ -31,6 +33,9 @@ class Watch:
         self.told = {blob_id: bitmap for blob_id, bitmap in self.told.items() if blob_id in wanted}
         if self._fresh:
             self.news.set()
+
+    def follows(self, blob_id: str) -> bool:
+        return blob_id in self._blob_ids
 
     def tell(self, blob_id: str) -> None:
         if blob_id in self._blob_ids:
@@ -54,9 +59,12 @@ class Notices:
         for watch in self._watches:
             watch.tell(blob_id)
 
+    def watchers(self, blob_id: str) -> set[PeerId]:
+        return {watch.peer for watch in self._watches if watch.follows(blob_id)}
+
     @contextmanager
-    def watching(self, blob_ids: Iterable[str]) -> Iterator[Watch]:
-        watch = Watch(blob_ids)
+    def watching(self, peer: PeerId, blob_ids: Iterable[str]) -> Iterator[Watch]:
+        watch = Watch(peer, blob_ids)
         self._watches.add(watch)
         try:
             yield watch
@@ -65,7 +73,7 @@ class Notices:
 
 
 async def push_news(
-    stream: ByteStream, watch: Watch, bitmap: Callable[[str], bytes | None], settings: ExchangeSettings
+    stream: ByteStream, watch: Watch, bitmap: Callable[[str, PeerId], bytes | None], settings: ExchangeSettings
 ) -> None:
     """For ever; the more there is to tell, the less often."""
     while True:
@@ -78,12 +86,12 @@ async def push_news(
         await trio.sleep(max(settings.news_seconds, sent_bytes / settings.news_bytes_per_second))
 
 
-def _frames(watch: Watch, bitmap: Callable[[str], bytes | None]) -> Iterator[list[tuple[str, bytes | None]]]:
+def _frames(watch: Watch, bitmap: Callable[[str, PeerId], bytes | None]) -> Iterator[list[tuple[str, bytes | None]]]:
     """At least one: an empty one is a sign of life."""
     frame: list[tuple[str, bytes | None]] = []
     frame_bytes = 0
     for blob_id in watch.take():
-        bits = bitmap(blob_id)
+        bits = bitmap(blob_id, watch.peer)
         if blob_id in watch.told and watch.told[blob_id] == bits:
             continue
         watch.told[blob_id] = bits

@@ -118,6 +118,10 @@ class Tally:
         self._max_peers = max_peers
         self._counts: dict[str, tuple[float, float]] = {}  # bytes, at time
 
+    def __bool__(self) -> bool:
+        """Whether anything was added yet."""
+        return bool(self._counts)
+
     def add(self, peer: str, size_bytes: int) -> None:
         held = self.of(peer)
         self._counts.pop(peer, None)

@@ -21,6 +21,7 @@ import trio
 
 from p2p._background import leaves
 from p2p.blobs import BlobStore
+from p2p.dealing import Dealings
 from p2p.errors import BlobCorrupt, BlobError, Busy, P2pError, ProtocolViolation, StreamClosed
 from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, ExchangeSettings, Offload, Priority, call
 from p2p.limits import ByteBudget, SlotLimiter, count, everyone
@@ -63,6 +64,7 @@ class Serving:
         self._slots = SlotLimiter(settings.streams_per_peer, settings.streams_total, admit)
         self._watches = SlotLimiter(settings.watches_per_peer, max(settings.streams_total // 3, 1), admit)
         self._budget = ByteBudget(settings.send_budget_bytes, admit)
+        self.dealings = Dealings(notices)
         self.withheld: set[str] = set()
         self.priority_of: Callable[[str], int] = lambda blob_id: Priority.CONTRIBUTION
         self.sent_bytes: Counter[PeerId] = Counter()
@@ -154,7 +156,8 @@ class Serving:
             raise ProtocolViolation(f"asked for piece {index} of {manifest.pieces}")
         length = manifest.length(index)
         stranger = not self.admit(stream.remote)
-        turn = Turn(stream.remote, blob_id, index, length, self.priority_of(blob_id), stranger)
+        first = self.dealings.is_first(blob_id, index)
+        turn = Turn(stream.remote, blob_id, index, length, self.priority_of(blob_id), stranger, first)
         queue.answering = (blob_id, index)
         async with self._turns.take(turn), self._budget.hold(length, stream.remote):
             if queue.answering is None:
@@ -162,6 +165,7 @@ class Serving:
                 return await send_bytes(stream, b"")
             queue.answering = None
             data = await self._read(blob_id, index, length)
+            self.dealings.left(blob_id, index)
             await send_bytes(stream, data)
         count(self.sent_bytes, stream.remote, len(data))
         self.on_bytes(stream.remote, blob_id, len(data))
@@ -181,7 +185,7 @@ class Serving:
         return b""
 
     async def _push_news(self, stream: StallGuard, request: WatchList, queue: Queue) -> None:
-        with self._notices.watching(request.blob_ids) as watch:
+        with self._notices.watching(stream.remote, request.blob_ids) as watch:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(push_news, stream, watch, self._bitmap, self._settings)
                 while not queue.ended:
@@ -193,8 +197,9 @@ class Serving:
                     await queue.changed.wait()
                 nursery.cancel_scope.cancel()
 
-    def _bitmap(self, blob_id: str) -> bytes | None:
-        return self._available(blob_id)[1]
+    def _bitmap(self, blob_id: str, peer: PeerId) -> bytes | None:
+        bitmap = self._available(blob_id)[1]
+        return None if bitmap is None else self.dealings.bitmap(blob_id, peer, bitmap)
 
     def _available(self, blob_id: str) -> tuple[Manifest | None, bytes | None]:
         if not blob_id or blob_id in self.withheld:

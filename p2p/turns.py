@@ -1,25 +1,25 @@
 """In which order pieces leave: the uplink is one, and many ask for it at once.
 
-First what matters most; of that what was sent the least, so that an origin gives each piece once before it gives any
-twice and the others can relay; of that, chance, which favours those who give to us. Nobody waits for ever: a request
-that waited long enough goes first.
+First what matters most; of that what nobody else has, so that others can relay it; of that what was sent the least;
+of that who had the least of us for what it is worth as a relay, so that nobody falls behind for whom all would wait
+in the end. Nobody waits for ever: a request that waited long enough goes first.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
 
+from p2p.dealing import relative_worth
 from p2p.limits import forget_oldest
-from p2p.pace import Cap, Meter
+from p2p.pace import Cap, Meter, Tally
 from p2p.protocols import PeerId
 
 _MAX_BLOBS_COUNTED = 512
-_GIVERS_WEIGHT = 4.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Turn:
     size_bytes: int
     priority: int
     stranger: bool = False
+    first: bool = False  # nobody else has it
     since: float = 0.0  # on trio's clock
     granted: trio.Event = field(default_factory=trio.Event)
 
@@ -49,31 +50,40 @@ class Turn:
 def choose(
     waiting: list[Turn],
     times_sent: Callable[[Turn], int],
-    worth: Callable[[PeerId], float],
+    had: Callable[[PeerId], float],
     longest_since: float,
     chance: random.Random,
 ) -> Turn:
     """Whose turn it is. Pure but for `chance`. `waiting` is in order of arrival, and not empty."""
     first = min((turn.priority, turn.stranger) for turn in waiting)
     waiting = [turn for turn in waiting if (turn.priority, turn.stranger) == first]
+    waiting = [turn for turn in waiting if turn.first and not times_sent(turn)] or waiting
     if waiting[0].since < longest_since:
         return waiting[0]
     least = min(map(times_sent, waiting))
     waiting = [turn for turn in waiting if times_sent(turn) == least]
-    worths = [worth(turn.peer) for turn in waiting]
-    most = max(worths)
-    weights = [1.0 + (_GIVERS_WEIGHT * one / most if most > 0 else 0.0) for one in worths]
-    return chance.choices(waiting, weights)[0]
+    shares = [had(turn.peer) for turn in waiting]
+    return chance.choice([turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001])
+
+
+def weighed(
+    had: Callable[[PeerId], float], worth: Callable[[PeerId], float], peers: Iterable[PeerId]
+) -> Callable[[PeerId], float]:
+    """What each had of us, for its worth as a relay; by its root, or the best relays would have everything."""
+    worths = {peer: worth(peer) for peer in set(peers)}
+    most = max(worths.values(), default=0.0)
+    return lambda peer: had(peer) / math.sqrt(relative_worth(worths[peer], most))
 
 
 class Turns:
-    """`run` gives turns. `worth(peer)`: how much it gives us, in any unit."""
+    """`run` gives turns. `worth(peer)`: how much it can relay, in any unit."""
 
     def __init__(self, settings: TurnSettings, cap: Cap, sent: Meter, worth: Callable[[PeerId], float]) -> None:
         self._settings = settings
         self._cap = cap
         self._sent = sent
         self._worth = worth
+        self._had = Tally()
         self._chance = random.Random()
         self._waiting: list[Turn] = []
         self._sending: dict[Turn, float] = {}  # since when
@@ -119,7 +129,9 @@ class Turns:
 
     def _grant(self, ready: list[Turn], now: float) -> None:
         longest_since = now - self._settings.patience_seconds
-        turn = choose(ready, self._times, self._worth, longest_since, self._chance)
+        had = weighed(self._had.of, self._worth, [turn.peer for turn in ready])
+        turn = choose(ready, self._times, had, longest_since, self._chance)
+        self._had.add(turn.peer, turn.size_bytes)
         self._waiting.remove(turn)
         self._sending[turn] = now
         self._cap.spend(turn.size_bytes)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2p.agenda import Agenda, Ask, Wanted
+from p2p.dealing import Dealing
 from p2p.schedule import Schedule
-from p2p.turns import Turn, TurnSettings, choose
+from p2p.turns import Turn, TurnSettings, choose, weighed
 from p2p.window import WindowSettings
 
 NEWS_SECONDS = 0.25
@@ -60,6 +61,8 @@ class SimulatedPeer:
         self.up_free_at = self.down_free_at = 0.0
         self.missing = 0
         self.given: Counter[str] = Counter()
+        self.had: Counter[str] = Counter()
+        self.dealing: Dealing | None = None
         self.times_sent: Counter[tuple[str, int]] = Counter()
         self.fresh: set[str] = set()
         self.will_tell = False
@@ -113,14 +116,27 @@ class SimulatedPeer:
 
     def tell(self) -> None:
         self.will_tell = False
-        bitmaps = {blob_id: bits(self.have[blob_id]) for blob_id in self.fresh}
+        fresh = sorted(self.fresh)
         self.fresh.clear()
+        if self.dealing is not None and not self.dealing.over(self.world.now):
+            self.news(self.name)  # for as long as there is something to deal
+            self.dealing.deal({one.name: self.worth(one.name) for one in self.neighbours}, self.world.now)
         for neighbour in self.neighbours:
+            bitmaps = {blob_id: self.bitmap(blob_id, neighbour) for blob_id in fresh}
             delay = self.delay(neighbour)
             if neighbour not in self.met:
                 self.met.add(neighbour)
                 delay *= 2 * START_ROUND_TRIPS
-            self.world.after(delay, lambda n=neighbour: n.hear(self, bitmaps))
+            self.world.after(delay, lambda n=neighbour, b=bitmaps: n.hear(self, b))
+
+    def bitmap(self, blob_id: str, neighbour: "SimulatedPeer") -> bytes:
+        if blob_id == self.name and self.dealing is not None and not self.dealing.over(self.world.now):
+            return self.dealing.bitmap(neighbour.name)
+        return bits(self.have[blob_id])
+
+    def worth(self, peer: str) -> float:
+        given = self.given[peer]
+        return given if self.given else self.world.peers[peer].link.up * self.world.hints
 
     def hear(self, holder: "SimulatedPeer", bitmaps: dict[str, bytes]) -> None:
         if self.missing:
@@ -130,6 +146,8 @@ class SimulatedPeer:
 
     def requested(self, turn: Turn) -> None:
         turn.since = self.world.now
+        dealt = turn.blob_id == self.name and self.dealing is not None and not self.dealing.over(self.world.now)
+        turn.first = dealt and self.dealing.is_first(turn.piece)
         self.queues.setdefault(turn.peer, deque()).append(turn)
         self.send()
 
@@ -156,8 +174,8 @@ class SimulatedPeer:
     def next_turn(self) -> Turn | None:
         heads = sorted((t for queue in self.queues.values() for t in list(queue)[:LANES]), key=lambda t: t.since)
         longest_since = self.world.now - TurnSettings().patience_seconds
-        worth = lambda peer: self.given[peer]  # noqa: E731
-        return choose(heads, self.sent_before, worth, longest_since, self.world.random) if heads else None
+        had = weighed(lambda peer: self.had[peer], self.worth, self.queues)
+        return choose(heads, self.sent_before, had, longest_since, self.world.random) if heads else None
 
     @property
     def room_bytes(self) -> float:
@@ -171,6 +189,9 @@ class SimulatedPeer:
         if turn.blob_id == self.name and self.times_sent[key]:
             mine = self.have[self.name]
             outcome.doubled_early += any(not self.times_sent[self.name, piece] for piece in range(len(mine)))
+        if turn.blob_id == self.name and self.dealing is not None:
+            self.dealing.left(turn.piece, self.world.now)
+        self.had[turn.peer] += turn.size_bytes
         self.times_sent[key] += 1
         outcome.sent += 1
 
@@ -196,7 +217,9 @@ class World:
         origins: int | None = None,
         neighbours: int | None = None,
         seed: int = 0,
+        hints: bool = False,
     ) -> None:
+        self.hints = hints  # whether it is known from before what uplinks can
         self.now = 0.0
         self.random = random.Random(seed)
         self.outcome = Outcome()
@@ -213,6 +236,8 @@ class World:
     def _equip(self, peer: SimulatedPeer, blob_id: str, pieces: int, payload_bytes: int, piece_bytes: int) -> None:
         mine = blob_id == peer.name
         peer.have[blob_id] = bytearray([mine]) * pieces
+        if mine:
+            peer.dealing = Dealing(blob_id, pieces)
         if not mine:
             peer.missing += pieces
             schedule = peer.schedules[blob_id] = Schedule(pieces, range(pieces), pieces, self.random.getrandbits(32))

@@ -27,15 +27,15 @@ class Sampler(threading.Thread):
         self._pids = [pid for one in sampled for pid in (one.pid, one.p2pd)]
         self._idle = {pid: resident_bytes(pid) for pid in self._pids}
         self.most = dict.fromkeys(self._pids, 0)
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._ended.wait(0.5):
             for pid in self._pids:
                 self.most[pid] = max(self.most[pid], resident_bytes(pid) - self._idle[pid])
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 

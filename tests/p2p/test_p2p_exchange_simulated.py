@@ -1,7 +1,7 @@
 """The very agenda and turns of the exchange in a discrete-event simulation, near the physical bound."""
 
 import pytest
-from exchange_simulator import MBIT, SimulatedLink, World, bound_seconds, predicted_seconds
+from exchange_simulator import MBIT, SimulatedLink, SimulatedPeer, World, bound_seconds, predicted_seconds
 
 PIECE = 128 << 10
 
@@ -13,10 +13,19 @@ def links(count: int, fast: int = 0) -> list[SimulatedLink]:
 @pytest.mark.parametrize("fast", [0, 2])
 def test_eight_peers_come_close_to_the_bound(fast: int) -> None:
     peers = links(8, fast)
-    size = int(10 / bound_seconds(peers, 1))
+    size = int(15 / bound_seconds(peers, 1))
     done = World(peers, size, PIECE).run()
-    assert done.seconds < 1.25 * bound_seconds(peers, size)
-    assert done.wasted < 0.02 * done.sent
+    assert done.seconds < 1.12 * bound_seconds(peers, size)  # of which 1.05 are headers, below what it can see
+    assert done.wasted < 0.01 * done.sent
+    assert done.doubled_early < 0.01 * done.sent  # each piece leaves its origin once before any twice
+
+
+def test_fast_uplinks_are_preferred_as_relays(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = links(8, 2)
+    size = int(10 / bound_seconds(peers, 1))
+    knowing = World(peers, size, PIECE, hints=True).run().seconds
+    monkeypatch.setattr(SimulatedPeer, "worth", lambda self, peer: 0.0)
+    assert knowing < 0.97 * World(peers, size, PIECE).run().seconds
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from p2p.pace import Cap, Meter, Tally
-from p2p.turns import Turn, Turns, TurnSettings, choose
+from p2p.turns import Turn, Turns, TurnSettings, choose, weighed
 
 
 @pytest.mark.parametrize("size", [100, 10_000, 300_000])
@@ -62,9 +62,19 @@ def test_priority_then_what_was_sent_least_then_who_gives():
     waiting = [turn("A", 1), turn("B", 2), turn("C", 2, priority=0)]
     assert choose(waiting, times, lambda p: 0.0, -1.0, chance).peer == "C"
     assert choose(waiting[:2], times, lambda p: 0.0, -1.0, chance).peer == "B"
-    equal = [turn("giver", 3), turn("taker", 3)]
-    picked = [choose(equal, times, {"giver": 9.0, "taker": 0.0}.get, -1.0, chance).peer for _ in range(600)]
-    assert 400 < picked.count("giver") < 560  # about five to one, and the taker is never starved
+    equal = [turn("had much", 3), turn("had little", 3)]
+    assert choose(equal, times, {"had much": 9.0, "had little": 1.0}.get, -1.0, chance).peer == "had little"
+    picked = {choose(equal, times, lambda p: 2.0, -1.0, chance).peer for _ in range(50)}
+    assert picked == {"had much", "had little"}
+    first = Turn("C", "x", 9, 10, 1, first=True)
+    assert choose([turn("A", 2, since=-9.0), first], times, lambda p: 0.0, -1.0, chance) is first
+
+
+def test_a_better_relay_has_more_but_not_everything():
+    had = weighed({"fast": 150.0, "slow": 100.0}.get, {"fast": 5.0, "slow": 1.0}.get, ("fast", "slow"))
+    assert had("fast") < had("slow")
+    had = weighed({"fast": 300.0, "slow": 100.0}.get, {"fast": 5.0, "slow": 1.0}.get, ("fast", "slow"))
+    assert had("fast") > had("slow")
 
 
 def test_who_waited_long_goes_first_among_its_equals():

@@ -1,0 +1,124 @@
+"""Who is told of which pieces of a blob that only we have, so that each leaves here once before any leaves twice.
+
+Every watcher is dealt a part, the larger the more it can relay, and hears of that part alone. When all pieces have
+left, or none did for a while because those who were dealt the rest do not ask, everybody hears of everything.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+
+import numpy
+import trio
+from numpy.typing import NDArray
+
+from p2p.limits import forget_oldest
+from p2p.news import Notices
+from p2p.protocols import PeerId
+
+PATIENCE_SECONDS = 3.0
+_AGAIN_SECONDS = 1.0  # what watchers can relay shows only when they do
+_MAX_PIECES = 1 << 16
+_MAX_BLOBS = 64
+_FLOOR = 0.2  # of a part: who is not known to relay anything may well do so
+
+
+class Dealing:
+    """Of one blob. Pure; times are on any clock."""
+
+    def __init__(self, blob_id: str, pieces: int) -> None:
+        self._blob_id = blob_id
+        self._left = numpy.zeros(pieces, bool)
+        self._owners: dict[str, int] = {}
+        self._owner = numpy.zeros(pieces, numpy.int64)
+        self._dealt_at = self._progress_at = 0.0
+
+    def deal(self, worths: Mapping[str, float], now: float) -> bool:
+        """Among the watchers, by what they are worth as relays; whether anything changed."""
+        if set(worths) == set(self._owners) and now - self._dealt_at < _AGAIN_SECONDS:
+            return False
+        if not self._owners:
+            self._progress_at = now
+        before = {peer: self._owner == place for peer, place in self._owners.items()}
+        self._dealt_at, self._owners = now, {peer: place for place, peer in enumerate(sorted(worths))}
+        if worths:
+            self._owner = numpy.stack([self._scores(peer, weight) for peer, weight in self._weights(worths)]).argmax(0)
+        return before.keys() != self._owners.keys() or any(
+            (before[peer] != (self._owner == place)).any() for peer, place in self._owners.items()
+        )
+
+    def left(self, piece: int, now: float) -> None:
+        """It was sent to somebody."""
+        if not self._left[piece]:
+            self._left[piece] = True
+            self._progress_at = now
+
+    def over(self, now: float) -> bool:
+        """Everybody may hear of everything."""
+        few = len(self._left) < 2 * len(self._owners)
+        stuck = bool(self._owners) and now - self._progress_at > PATIENCE_SECONDS
+        return few or stuck or bool(self._left.all())
+
+    def is_first(self, piece: int) -> bool:
+        """Nobody else has it."""
+        return not self._left[piece]
+
+    def bitmap(self, peer: str) -> bytes:
+        """What `peer` hears of while it is not over."""
+        mine = self._owner == self._owners.get(peer, -1)
+        return numpy.packbits(mine, bitorder="little").tobytes()
+
+    def _weights(self, worths: Mapping[str, float]) -> list[tuple[str, float]]:
+        most = max(worths.values())
+        return [(peer, relative_worth(worths[peer], most)) for peer in sorted(worths)]
+
+    def _scores(self, peer: str, weight: float) -> NDArray[numpy.float64]:
+        """The highest score has the piece. When watchers come and go, and weights change, few pieces change hands."""
+        seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
+        chances = numpy.random.default_rng(seed).random(len(self._left))
+        return weight / -numpy.log(numpy.maximum(chances, 1e-12))
+
+
+def relative_worth(worth: float, most: float) -> float:
+    return _FLOOR + (1.0 - _FLOOR) * (worth / most if most > 0 else 1.0)
+
+
+class Dealings:
+    """Of all blobs that only we have. `worth(peer)`: how much it can relay, in any unit."""
+
+    def __init__(self, notices: Notices) -> None:
+        self.worth: Callable[[PeerId], float] = lambda peer: 0.0
+        self._notices = notices
+        self._open: dict[str, Dealing] = {}
+
+    def begin(self, blob_id: str, pieces: int) -> None:
+        if pieces <= _MAX_PIECES:
+            self._open[blob_id] = Dealing(blob_id, pieces)
+            forget_oldest(self._open, _MAX_BLOBS)
+
+    def bitmap(self, blob_id: str, peer: PeerId, whole: bytes) -> bytes:
+        """What `peer`, who watches it, may hear of."""
+        dealing = self._open.get(blob_id)
+        if dealing is None:
+            return whole
+        now = trio.current_time()
+        if dealing.deal({one: self.worth(one) for one in self._notices.watchers(blob_id)}, now):
+            self._notices.notify(blob_id)
+        if dealing.over(now):
+            self._end(blob_id)
+            return whole
+        return dealing.bitmap(peer)
+
+    def is_first(self, blob_id: str, piece: int) -> bool:
+        dealing = self._open.get(blob_id)
+        return dealing is not None and dealing.is_first(piece)
+
+    def left(self, blob_id: str, piece: int) -> None:
+        dealing, now = self._open.get(blob_id), trio.current_time()
+        if dealing is not None:
+            dealing.left(piece, now)
+            if dealing.over(now):
+                self._end(blob_id)
+
+    def _end(self, blob_id: str) -> None:
+        del self._open[blob_id]
+        self._notices.notify(blob_id)

@@ -1,0 +1,77 @@
+"""Each piece of a blob that only we have is told to one watcher, until all have left once."""
+
+import pytest
+import trio
+from test_p2p_exchange import PIECE, Swarm, content
+
+from p2p.dealing import PATIENCE_SECONDS, Dealing
+from p2p.testing import Link
+
+
+def share(dealing: Dealing, peer: str) -> set[int]:
+    bits = int.from_bytes(dealing.bitmap(peer), "little")
+    return {piece for piece in range(200) if bits >> piece & 1}
+
+
+def test_watchers_are_told_of_disjoint_parts_that_make_the_whole():
+    dealing = Dealing("x", 200)
+    assert dealing.deal({"A": 1.0, "B": 1.0, "C": 1.0}, 0.0)
+    shares = [share(dealing, peer) for peer in "ABC"]
+    assert sum(map(len, shares)) == 200 and set().union(*shares) == set(range(200))
+    assert all(40 < len(one) < 95 for one in shares)
+    assert share(dealing, "stranger") == set()
+
+
+def test_who_can_relay_more_is_told_of_more():
+    dealing = Dealing("x", 200)
+    dealing.deal({"fast": 5.0, "slow": 1.0, "slower": 0.0}, 0.0)
+    assert len(share(dealing, "fast")) > 2 * len(share(dealing, "slow"))
+    assert share(dealing, "slower")
+
+
+def test_few_pieces_change_hands_when_a_watcher_comes_or_goes():
+    dealing = Dealing("x", 200)
+    dealing.deal(dict.fromkeys("ABC", 0.0), 0.0)
+    before = share(dealing, "A")
+    assert dealing.deal(dict.fromkeys("ABCD", 0.0), 0.5)
+    assert share(dealing, "A") < before
+    assert dealing.deal(dict.fromkeys("ABC", 0.0), 0.6)
+    assert share(dealing, "A") == before
+    assert not dealing.deal(dict.fromkeys("ABC", 9.0), 0.7)
+
+
+def test_all_is_told_when_all_has_left_or_nobody_takes_the_rest():
+    dealing = Dealing("x", 200)
+    dealing.deal({"A": 0.0, "B": 0.0}, 10.0)
+    for piece in range(199):
+        dealing.left(piece, 11.0)
+    assert not dealing.over(11.0 + PATIENCE_SECONDS) and dealing.over(11.1 + PATIENCE_SECONDS)
+    assert dealing.is_first(199) and not dealing.is_first(0)
+    dealing.left(199, 12.0)
+    assert dealing.over(12.0)
+
+
+def test_a_blob_of_few_pieces_is_told_to_all():
+    dealing = Dealing("x", 3)
+    dealing.deal({"A": 0.0, "B": 0.0}, 0.0)
+    assert dealing.over(0.0)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_an_origin_sends_each_piece_once_before_any_twice(nursery, tmp_path, autojump_clock, dead):
+    """Also when a watcher does not ask for what it was dealt: that costs a pause, and everybody gets everything."""
+    swarm = Swarm(nursery, tmp_path)
+    a = await swarm.peer("A", Link(0.01, 50 * PIECE))
+    receivers = [await swarm.peer(name, Link(0.01, 50 * PIECE)) for name in "BCDE"]
+    (a.directory / "new").write_bytes(content(200))
+    blob_id = await a.exchange.adopt(a.directory / "new", PIECE)
+    if dead:
+        a.exchange._serving.dealings._notices.watching("dead", [blob_id]).__enter__()
+    start = trio.current_time()
+    async with trio.open_nursery() as fetches:
+        for one in receivers:
+            names = ["A", *(other.name for other in receivers if other is not one)]
+            fetches.start_soon(lambda one=one, names=names: one.fetch(blob_id, *names))
+    assert trio.current_time() - start < (1.5 if not dead else 2.5) * 4
+    sent = sum(a.exchange.sent_bytes.values()) / PIECE / 200
+    assert sent < (1.3 if not dead else 2.0)

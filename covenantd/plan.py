@@ -232,7 +232,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--miners", type=whole(1, 1 << 16), default=4, help="miners expected at the start, all on machines like this"
     )
-    parser.add_argument("--alpha", type=number(1e-9, 1e9), default=2.0, help="outer learning rate")
+    parser.add_argument("--alpha", type=number(1e-9, 1e9), default=4.0, help="outer learning rate")
     parser.add_argument("--roster-size", type=whole(1, MAX_CONTRIBUTIONS), default=20)
     parser.add_argument("--piece-bytes", type=whole(MIN_PIECE_BYTES, MAX_PIECE_BYTES), default=64 << 10)
     parser.add_argument(

@@ -47,9 +47,9 @@ class InnerConfig:
 
 
 CODECS = {
+    "row1": "the default: the largest of each 64, its sign, a scale a chunk; mean over the roster",
     "covenant": "top-64 of 4096, 2-bit values, 12-bit indices, mean over the roster: the paper's rule",
     "topk2": "the same update as covenant, bit for bit; the indices of a chunk coded as one number",
-    "row1": "the largest of each 64, its sign, a scale a chunk; mean over the roster",
     "templar": "top-64 of 4096, 12-bit indices, four levels a tensor, mean over the senders of a coordinate",
 }
 COMBINATIONS = ("roster", "senders")
@@ -66,7 +66,7 @@ class CompressionConfig:
     groups of 32, 128, 256.
     """
 
-    codec: str = "covenant"
+    codec: str = "row1"
     chunk: int = 4096
     kept_per_chunk: int = 64
     error_feedback_decay: float = 0.95

@@ -39,6 +39,14 @@ class Group(Protocol):
         """fp32 [P] -> fp32 [stop - first, chunk], a copy or a view; padding is 0."""
         ...
 
+    def rows_of(self, flat: Tensor, row: int) -> Tensor:
+        """fp32 [P] -> fp32 [n, row]: `chunks_of` in rows of `row`, in the order of θ where that is a view."""
+        ...
+
+    def by_chunk(self, of_rows: Tensor, row: int) -> Tensor:
+        """One value [n] for each of `rows_of` -> [stop - first, rows of a chunk]."""
+        ...
+
     def subtract_chunks(self, flat: Tensor, chunks: Tensor, out: Tensor) -> None:
         """out ← flat - chunks on its parameters, both fp32 [P]; [stop - first, chunk]."""
         ...
@@ -102,6 +110,21 @@ class Matrix:
             matrix = torch.nn.functional.pad(matrix, padding)
         blocks = matrix.view(self.down, self.side, self.across, self.side)
         return blocks.permute(0, 2, 1, 3).reshape(-1, self.side * self.side)
+
+    def rows_of(self, flat: Tensor, row: int) -> Tensor:
+        if not self._in_rows(row):
+            return self.chunks_of(flat).view(-1, row)
+        return flat[self.offset : self.offset + self.length].view(-1, row)
+
+    def by_chunk(self, of_rows: Tensor, row: int) -> Tensor:
+        if not self._in_rows(row):
+            return of_rows.view(self.stop - self.first, -1)
+        blocks = of_rows.view(self.down, self.side, self.across, self.side // row)
+        return blocks.permute(0, 2, 1, 3).reshape(self.stop - self.first, -1)
+
+    def _in_rows(self, row: int) -> bool:
+        """Whether a row of a chunk lies in one row of the tensor."""
+        return not self.padded and self.side % row == 0
 
     def subtract_chunks(self, flat: Tensor, chunks: Tensor, out: Tensor) -> None:
         shape = (self.rows, self.columns) if self.padded else (self.down, self.side, self.across, self.side)
@@ -167,6 +190,12 @@ class Run:
         joined = torch.cat([flat[offset : offset + length] for offset, length in self.spans])
         padding = (self.stop - self.first) * self.chunk - self.length
         return torch.nn.functional.pad(joined, (0, padding)).view(-1, self.chunk)
+
+    def rows_of(self, flat: Tensor, row: int) -> Tensor:
+        return self.chunks_of(flat).view(-1, row)
+
+    def by_chunk(self, of_rows: Tensor, row: int) -> Tensor:
+        return of_rows.view(self.stop - self.first, -1)
 
     def subtract_chunks(self, flat: Tensor, chunks: Tensor, out: Tensor) -> None:
         part, start = self.from_chunks(chunks), 0

@@ -7,10 +7,13 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from model.aggregate import clipping, combine
+from model import sparse as sparse_module
+from model.aggregate import SUMMED_CHUNKS, clipping, combination
+from model.groups import Matrix
+from model.kernels import kernels_for
 from model.layout import Layout
 from model.pulse import Beat, no_beat
-from model.sparse import Sparse
+from model.sparse import Sparse, bands
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +32,27 @@ def outer_step(
     out: Tensor | None = None,
     beat: Beat = no_beat,
 ) -> OuterStep:
-    """`theta` fp32 [P] is not changed unless it is `out`, too, which then is the new θ. α is rounded to fp32; a
-    product and a difference, each rounded, no more. `weights`: see `aggregate.combine`.
+    """`theta` fp32 [P] is not changed unless it is `out`, too, which then is the new θ. α is rounded to fp32; for
+    `weights` and what is rounded see `aggregate`. Raises ValueError, θ untouched, for what could make it not finite.
 
     An empty roster (a void round) returns `theta` itself.
     """
     if not roster:
         return OuterStep(theta, 0.0, 0)
-    out = torch.empty_like(theta) if out is None else out
-    rate, squares = torch.tensor(alpha, dtype=torch.float32), 0.0
     clips = clipping(layout, roster)
-    for band, update in combine(layout, roster, clips, weights):
-        squares += float(torch.linalg.vector_norm(update.mul_(rate), dim=1).double().square().sum())
-        band.group.subtract_chunks(theta, update, out)
+    combined = combination(layout, roster, clips, alpha, weights)
+    out = torch.empty_like(theta) if out is None else out
+    kernels = None if combined.by_senders else kernels_for(theta)
+    chunks = sparse_module.band_chunks(kernels is not None, SUMMED_CHUNKS)
+    squares, buffer = 0.0, torch.empty(0, device=theta.device)  # kept: fresh pages for each band would cost more
+    for band in bands(layout, chunks):
+        if kernels and isinstance(band.group, Matrix) and not band.group.padded:
+            squares += kernels.step(band.group, theta, out, combined.entries(band).parts)
+        else:
+            total = buffer.resize_(band.group.stop - band.group.first, layout.chunk)
+            combined.sum_up(band, total)
+            squares += float(torch.linalg.vector_norm(total, dim=1).double().square().sum())
+            band.group.subtract_chunks(theta, total, out)
         beat()
     clipped = sum(clip is not None for of_group in clips for clip in of_group)
     return OuterStep(out, sqrt(squares), clipped)

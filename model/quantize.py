@@ -12,12 +12,16 @@ power of two, never from an `exp2` that vectorised and scalar code round differe
 A value code has bit 0 for the larger magnitude and bit 1 for minus.
 """
 
+from dataclasses import dataclass
+from functools import cache
 from math import fsum, ldexp, sqrt
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+_Doubles = NDArray[np.float64]
 LARGEST_SCALE_CODE = 240
 LARGER = 1.25  # the larger magnitude over the smaller; exact in fp32
 _SMALLEST_OCTAVE = -26
@@ -28,7 +32,7 @@ _EIGHTHS = tuple(
         "0x1.6a09e6p+0", "0x1.8ace54p+0", "0x1.ae89fap+0", "0x1.d5818ep+0",
     )
 )  # fmt: skip
-_CLAMP = 32.0  # above the largest magnitude, 18.3: what is sent is the same, and sums cannot overflow
+LARGEST_VALUE = 32.0  # above the largest magnitude, 18.3: what is sent is the same, and sums cannot overflow
 _CANDIDATES = range(-3, 4)  # eighths around the mean's; the best was within -1..1 on Gaussian and Laplace tails
 
 
@@ -42,9 +46,25 @@ def _magnitude(code: int, level: float) -> float:
 MAGNITUDES = torch.tensor([[_magnitude(c, 1.0), _magnitude(c, LARGER)] for c in range(256)], dtype=torch.float32)
 """fp32 [256, 2]: the two magnitudes of every scale code."""
 
+_MAGNITUDES: _Doubles = MAGNITUDES.double().numpy()
+
 _VALUES = torch.cat([MAGNITUDES, -MAGNITUDES], dim=1).view(-1)  # by 4 * scale code + value code
 _VALUES[:4] = 0.0  # not -0
 _VALUES[4 * (LARGEST_SCALE_CODE + 1) :] = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """The constants where they are used."""
+
+    magnitudes: Tensor
+    values: Tensor
+    eighths: Tensor
+
+
+@cache
+def _on(device: torch.device) -> _Tables:
+    return _Tables(MAGNITUDES.to(device), _VALUES.to(device), torch.tensor(_EIGHTHS, device=device))
 
 
 def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -55,10 +75,10 @@ def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
     magnitude below the smallest scale gives scale code 0 and value codes 0. Sums are folded by halves, each
     addition elementwise, so that neither thread count nor vector width can change a bit.
     """
-    present = torch.ones(values.shape, dtype=torch.bool) if present is None else present
-    magnitudes = torch.where(present, values.abs().clamp(max=_CLAMP), 0.0)
+    present = torch.ones_like(values, dtype=torch.bool) if present is None else present
+    magnitudes = torch.where(present, values.abs().clamp(max=LARGEST_VALUE), 0.0)
     start = _floor_code(_fold(magnitudes) / present.sum(1))
-    best, best_error = start, torch.full(start.shape, torch.inf)
+    best, best_error = start, torch.full_like(start, torch.inf, dtype=torch.float32)
     for offset in _CANDIDATES:
         code = (start + offset).clamp(1, LARGEST_SCALE_CODE)
         error = _squared_error(magnitudes, present, code)
@@ -75,7 +95,7 @@ def quantize_signs(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tens
 
     The squared error is least at the scale nearest to the mean magnitude; ties to the smaller.
     """
-    magnitudes = values.abs().clamp_(max=_CLAMP)
+    magnitudes = values.abs().clamp_(max=LARGEST_VALUE)
     negative = values < 0
     count: Tensor | int = values.shape[1]
     if present is not None:
@@ -83,7 +103,7 @@ def quantize_signs(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tens
         count = present.sum(1)
     mean = _fold(magnitudes) / count
     below = _floor_code(mean)
-    ends = MAGNITUDES[:, 0]
+    ends = _on(values.device).magnitudes[:, 0]
     code = below.clamp(1, LARGEST_SCALE_CODE - 1)
     above = mean > (ends[code] + ends[code + 1]) * 0.5
     sent = below >= 1
@@ -93,15 +113,15 @@ def quantize_signs(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tens
 
 
 def dequantize(scales: Tensor, codes: Tensor) -> Tensor:
-    """Scale codes uint8 [m], value codes uint8 [m, k] -> fp32 [m, k]."""
-    keys = codes.to(torch.int32).add_(scales.to(torch.int32).mul_(4).unsqueeze(1))
-    return torch.index_select(_VALUES, 0, keys.view(-1)).view(codes.shape)
+    """Scale codes uint8 [...], value codes uint8 [..., k] -> fp32 [..., k]."""
+    keys = codes.to(torch.int32).add_(scales.to(torch.int32).mul_(4).unsqueeze(-1))
+    return torch.index_select(_on(codes.device).values, 0, keys.view(-1)).view(codes.shape)
 
 
 def dequantize_signs(scales: Tensor, codes: Tensor) -> Tensor:
     """As `dequantize`, of value codes 0 and 2 only: a product with 1 - code, which rounds nothing."""
-    magnitudes = torch.index_select(MAGNITUDES[:, 0], 0, scales.int())
-    return codes.float().neg_().add_(1.0).mul_(magnitudes.unsqueeze(1))
+    magnitudes = _on(codes.device).magnitudes[:, 0][scales.int()]
+    return codes.float().neg_().add_(1.0).mul_(magnitudes.unsqueeze(-1))
 
 
 def norm(scales: Tensor, codes: Tensor, kept: Tensor) -> float:
@@ -112,39 +132,40 @@ def norm(scales: Tensor, codes: Tensor, kept: Tensor) -> float:
     rounded once (fsum), in fp64.
     """
     larger = (codes & 1).sum(1)
-    counts = torch.zeros(256, 2, dtype=torch.int64)
-    counts[:, 1].index_add_(0, scales.int(), larger)
-    counts[:, 0].index_add_(0, scales.int(), kept - larger)
-    return _root_of_squares(counts.view(-1), MAGNITUDES.view(-1))
+    counts = np.stack([_counted(scales, kept - larger), _counted(scales, larger)], axis=1)
+    return _root_of_squares(counts.reshape(-1), _MAGNITUDES.reshape(-1))
 
 
 def norm_signs(scales: Tensor, _: Tensor, kept: Tensor) -> float:
     """As `norm`, of value codes 0 and 2 only: all values of a chunk have its scale."""
-    counts = torch.zeros(256, dtype=torch.int64).index_add_(0, scales.int(), kept)
-    return _root_of_squares(counts, MAGNITUDES[:, 0])
+    return _root_of_squares(_counted(scales, kept), _MAGNITUDES[:, 0])
 
 
-def _root_of_squares(counts: Tensor, magnitudes: Tensor) -> float:
-    used = counts.nonzero().squeeze(1)
-    pairs = zip(counts[used].tolist(), magnitudes[used].tolist(), strict=True)
-    return sqrt(fsum(count * (magnitude * magnitude) for count, magnitude in pairs))
+def _counted(scales: Tensor, amounts: Tensor) -> _Doubles:
+    """fp64 [256], what of `amounts` int64 [m] each scale code has: sums of integers are exact."""
+    return np.bincount(scales.cpu().numpy(), weights=amounts.cpu().numpy(), minlength=256)
+
+
+def _root_of_squares(counts: _Doubles, magnitudes: _Doubles) -> float:
+    used = np.flatnonzero(counts)
+    return sqrt(fsum((counts[used] * (magnitudes[used] * magnitudes[used])).tolist()))
 
 
 def _floor_code(mean: Tensor) -> Tensor:
     """The largest scale code whose scale is <= mean; below 1 if there is none. fp32 [m] -> int64 [m]."""
     mantissa, exponent = torch.frexp(mean)  # mantissa in [0.5, 1)
-    eighth = torch.bucketize(mantissa * 2, torch.tensor(_EIGHTHS), right=True) - 1
+    eighth = torch.bucketize(mantissa * 2, _on(mean.device).eighths, right=True) - 1
     code = (exponent.long() - 1 - _SMALLEST_OCTAVE) * 8 + eighth + 1
     return torch.where(mean > 0, code, -(1 << 20)).clamp(max=LARGEST_SCALE_CODE)
 
 
 def _is_larger(magnitudes: Tensor, scales: Tensor) -> Tensor:
     """Whether the larger magnitude is the nearer one: above the middle of the two."""
-    return magnitudes > (MAGNITUDES[scales][:, 0] * ((1 + LARGER) / 2)).unsqueeze(1)
+    return magnitudes > (_on(scales.device).magnitudes[scales][:, 0] * ((1 + LARGER) / 2)).unsqueeze(1)
 
 
 def _squared_error(magnitudes: Tensor, present: Tensor, scales: Tensor) -> Tensor:
-    pair = MAGNITUDES[scales]
+    pair = _on(scales.device).magnitudes[scales]
     nearest = torch.where(_is_larger(magnitudes, scales), pair[:, 1:], pair[:, :1])
     error = torch.where(present, magnitudes - nearest, 0.0)
     return _fold(error * error)

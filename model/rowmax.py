@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CACHED_CHUNKS = 32  # their magnitudes stay in a core's own cache
+_CACHED_VALUES = 1 << 16  # their magnitudes stay in a core's own cache
 
 
 def select(chunks: Tensor, valid: Tensor | None, kept: Tensor, k: int) -> Tensor:
@@ -16,17 +16,27 @@ def select(chunks: Tensor, valid: Tensor | None, kept: Tensor, k: int) -> Tensor
 
     chunks fp32 [m, chunk], finite, 0 at padding, which follows what is valid in each row; so padding is selected
     only where a whole row is padding, and its index is then 0. `valid` and `kept` are not needed. Returns int16
-    [m, k]. numpy's argmax is vectorised and promises the first of equals; torch's does neither.
+    [m, k].
     """
     count, chunk = chunks.shape
     row = chunk // k
-    columns = np.empty((count, k), np.int64)
-    values, scratch = chunks.numpy(), np.empty((min(count, _CACHED_CHUNKS), chunk), np.float32)
-    for start in range(0, count, _CACHED_CHUNKS):
-        part = values[start : start + _CACHED_CHUNKS]
-        magnitudes = np.abs(part, out=scratch[: len(part)]).reshape(-1, k, row)
-        magnitudes.argmax(axis=2, out=columns[start : start + _CACHED_CHUNKS])
-    indices = torch.from_numpy(columns + np.arange(0, chunk, row))
+    columns, _ = largest(chunks.view(-1, row))
+    indices = columns.view(count, k) + torch.arange(0, chunk, row)
     if valid is not None:
         indices[~valid.gather(1, indices)] = 0
     return indices.to(torch.int16)
+
+
+def largest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of contiguous fp32 [n, row] the first of the largest |values| of each row: its column int64 [n], itself [n].
+
+    numpy's argmax is vectorised and promises the first of equals; torch's does neither.
+    """
+    columns, found = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
+    step = max(1, _CACHED_VALUES // rows.shape[1])
+    scratch = np.empty((min(len(rows), step), rows.shape[1]), np.float32)
+    for start in range(0, len(rows), step):
+        part, span = rows[start : start + step], slice(start, start + step)
+        np.abs(part.numpy(), out=scratch[: len(part)]).argmax(axis=1, out=columns[span].numpy())
+        torch.gather(part, 1, columns[span].unsqueeze(1), out=found[span].unsqueeze(1))
+    return columns, found

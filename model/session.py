@@ -13,6 +13,7 @@ from model.config import TrainingConfig
 from model.data import TokenPool
 from model.errorfeedback import ErrorFeedback
 from model.errors import InputError
+from model.kernels import kernels_for
 from model.layout import Layout
 from model.messages import Load
 from model.pulse import Beat
@@ -85,6 +86,7 @@ def open_session(load: Load, beat: Beat) -> Session:
     torch.set_num_threads(load.threads)
     theta = statehash.read_theta(load.theta_path, layout.parameters)
     beat()
+    kernels_for(theta)  # compiled now, not in the middle of a round
     device = _device(load.device)
     model = transformer.Transformer(config.model).to(device)
     beat()

@@ -37,34 +37,50 @@ class Band:
         return slice(self.group.first, self.group.stop)
 
 
-def bands(layout: Layout) -> Iterator[Band]:
-    """All of a layout, in order."""
+def band_chunks(compiled: bool, most: int = BAND_CHUNKS) -> int:
+    """How many at once: the fewer, the more is done in the cache; compiled code needs no scratch, so only few calls."""
+    return 4 * BAND_CHUNKS if compiled else min(most, BAND_CHUNKS)
+
+
+def bands(layout: Layout, chunks: int | None = None) -> Iterator[Band]:
+    """All of a layout, in order, about that many chunks each."""
     rule = rule_of(layout.compression)
     for number, group in enumerate(layout.groups):
-        for band in group.bands(BAND_CHUNKS):
+        for band in group.bands(chunks or BAND_CHUNKS):
             yield Band(number, rule, band, layout.present_in(band))
 
 
-def values(band: Band, roster: Sequence[Sparse], factors: Tensor | None = None) -> Tensor:
-    """fp32 [contributions, chunks of the band, k], 0 where absent, times `factors` fp32 [contributions], rounded."""
-    codes = torch.cat([sparse.codes[band.rows] for sparse in roster])
-    scales = [sparse.scales[band.number if band.rule.per_tensor else band.rows] for sparse in roster]
-    found = band.rule.dequantise(torch.stack(scales).flatten(), codes)
-    found = found.view(len(roster), -1, codes.shape[1])
-    if factors is not None:
-        found *= factors.view(-1, 1, 1)
-    return found if band.present is None else found.masked_fill_(~band.present, 0.0)
+def codes_of(band: Band, roster: Sequence[Sparse]) -> Tensor:
+    """uint8 [chunks of the band, contributions, k]."""
+    return torch.stack([sparse.codes[band.rows] for sparse in roster], dim=1)
 
 
-def add_(chunks: Tensor, band: Band, roster: Sequence[Sparse], factors: Tensor | None = None) -> None:
-    """chunks ← chunks + `values` at their indices: fp32 [chunks of the band, chunk] in place, no -0 in it.
+def indices_of(band: Band, roster: Sequence[Sparse]) -> Tensor:
+    """int16 [chunks of the band, contributions, k]."""
+    return torch.stack([sparse.indices[band.rows] for sparse in roster], dim=1)
 
-    One contribution after the other. Each adds at most one value to a coordinate; that absent entries add 0 to index
-    0 is not seen.
+
+def values(band: Band, roster: Sequence[Sparse], factors: Tensor, codes: Tensor) -> Tensor:
+    """What value `codes` uint8 [chunks of the band, contributions, any] say, times `factors` fp32 [contributions],
+    rounded once: fp32, of the same shape."""
+    if band.rule.per_tensor:
+        scales = torch.stack([sparse.scales[band.number] for sparse in roster])
+    else:
+        scales = torch.stack([sparse.scales[band.rows] for sparse in roster]).T
+    return band.rule.dequantise(scales, codes).mul_(factors.unsqueeze(1))
+
+
+def add_(chunks: Tensor, indices: Tensor, amounts: Tensor) -> None:
+    """chunks ← chunks + the amounts fp32 [m, contributions, k] at `indices` int64 of that shape; [m, chunk] in place.
+
+    One contribution after the other; each adds at most one value to a coordinate. A CPU takes what belongs to a row
+    of chunks in the order in which it is given; elsewhere, contributions are added one at a time.
     """
-    indices = torch.stack([sparse.indices[band.rows] for sparse in roster]).long()
-    for where, what in zip(indices, values(band, roster, factors), strict=True):
-        chunks.scatter_add_(1, where, what)
+    if chunks.device.type == "cpu":
+        chunks.scatter_add_(1, indices.flatten(1), amounts.flatten(1))
+    else:
+        for number in range(indices.shape[1]):
+            chunks.scatter_add_(1, indices[:, number], amounts[:, number])
 
 
 def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> None:
@@ -75,7 +91,8 @@ def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> N
     for band in bands(layout):
         places = band.group.places(sparse.indices[band.rows].int())
         chosen = slice(None) if band.present is None else band.present
-        found = values(band, [sparse], -factor)[0][chosen].view(-1)
+        codes = codes_of(band, [sparse])
+        found = values(band, [sparse], -factor.view(1), codes)[:, 0][chosen].view(-1)
         flat.scatter_add_(0, band.group.in_theta(places[chosen].view(-1)), found)
 
 

@@ -33,10 +33,10 @@ def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(levels: Tensor, codes: Tensor) -> Tensor:
-    """Levels fp32 [n * 4] of n contributions' tensors, their codes uint8 [n * m, k] -> fp32 [n * m, k]."""
-    count = len(levels) // LEVELS
-    keys = codes.int().view(count, -1) + torch.arange(0, len(levels), LEVELS, dtype=torch.int32).unsqueeze(1)
-    return torch.index_select(levels, 0, keys.view(-1)).view(codes.shape)
+    """Levels fp32 [n, 4] of n contributions' tensors, their codes uint8 [m, n, k] -> fp32 [m, n, k]."""
+    first = torch.arange(0, levels.numel(), LEVELS, dtype=torch.int32, device=codes.device)
+    keys = codes.int() + first.unsqueeze(1)
+    return torch.index_select(levels.view(-1), 0, keys.view(-1)).view(codes.shape)
 
 
 def norm(levels: Tensor, codes: Tensor, kept: Tensor) -> float:

@@ -18,7 +18,7 @@ from model.config import TrainingConfig
 
 OWNER = Hotkey.from_uri("//Alice")
 GOLDEN_RUN_ID = (
-    "46657909749422a72eff510cbf35856541980f3df6684cff33ed67fdb2374bde"  # changes with every field that is added
+    "192833be43c168bd351b09fa65b016db1a894e0ba80cb59108f3314b9bf32170"  # changes with every field that is added
 )
 
 

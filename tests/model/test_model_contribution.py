@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "contribution-covenant.bin"
 HEADER = Header("01" * 32, 7, "23" * 32, "45" * 32)
 EXPECTED = Expected(HEADER.run_id, HEADER.round, HEADER.base_state_hash, HEADER.hotkey)
 # chunks of 16: two whole blocks, a padded one with 6 valid places, one with 2; a run of 16 + 3
-LAYOUT = Layout.of((("w", (6, 5)), ("n", (19,))), CompressionConfig(chunk=16, kept_per_chunk=4))
+LAYOUT = Layout.of((("w", (6, 5)), ("n", (19,))), CompressionConfig("covenant", chunk=16, kept_per_chunk=4))
 SPARSE_CHUNKS = 6
 
 
@@ -61,7 +61,7 @@ def test_the_size_is_known_before_and_nano_is_above_120x(tmp_path: Path, valid: 
         == contribution.file_bytes(LAYOUT)
         == 152 + LAYOUT.chunks + (LAYOUT.entries * 12 + 7) // 8 + (LAYOUT.entries + 3) // 4
     )
-    nano = Layout.of(parameter_layout(PRESETS["nano"]), CompressionConfig())
+    nano = Layout.of(parameter_layout(PRESETS["nano"]), CompressionConfig("covenant"))
     assert 4 * nano.parameters / contribution.file_bytes(nano) > 143
     flat = made_up(nano.parameters)
     size = contribution.write(str(tmp_path / "nano"), nano, HEADER, compress(nano, flat))

@@ -14,7 +14,7 @@ dimensions = st.lists(st.integers(1, 30), min_size=1, max_size=2).map(tuple)
 shapes_lists = st.lists(dimensions, min_size=1, max_size=6).map(
     lambda found: tuple((f"t{number}", shape) for number, shape in enumerate(found))
 )
-SMALL = CompressionConfig(chunk=64, kept_per_chunk=5)
+SMALL = CompressionConfig("covenant", chunk=64, kept_per_chunk=5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -40,7 +40,7 @@ def test_chunks_and_back_is_exact_and_padding_is_zero(shapes: Shapes) -> None:
 
 
 def test_a_chunk_is_a_square_block() -> None:
-    layout = Layout.of((("w", (128, 192)),), CompressionConfig())
+    layout = Layout.of((("w", (128, 192)),), CompressionConfig("covenant"))
     flat = torch.arange(128.0 * 192)
     block = flat.view(128, 192)[64:128, 128:192]  # second row of blocks, third column
     assert torch.equal(layout.to_chunks(flat)[5], block.reshape(-1))
@@ -55,7 +55,7 @@ def test_vectors_are_joined_into_one_run_after_the_matrices() -> None:
 
 
 def test_nano_wastes_only_the_end_of_the_run() -> None:
-    layout = Layout.of(parameter_layout(PRESETS["nano"]), CompressionConfig())
+    layout = Layout.of(parameter_layout(PRESETS["nano"]), CompressionConfig("covenant"))
     assert (layout.parameters, layout.chunks, layout.entries) == (918_656, 225, 14_400)
 
 
@@ -67,8 +67,8 @@ def test_the_hash_depends_on_everything_and_is_fixed() -> None:
         Layout.of((("a", (5,)), ("v", (8, 8))), SMALL).hash,
         Layout.of((("a", (5,)), ("w", (8, 9))), SMALL).hash,
         Layout.of(shapes[::-1], SMALL).hash,
-        Layout.of(shapes, CompressionConfig(chunk=64, kept_per_chunk=6)).hash,
-        Layout.of(shapes, CompressionConfig(chunk=49, kept_per_chunk=5)).hash,
+        Layout.of(shapes, CompressionConfig("covenant", chunk=64, kept_per_chunk=6)).hash,
+        Layout.of(shapes, CompressionConfig("covenant", chunk=49, kept_per_chunk=5)).hash,
     ]
     assert len({same, *others}) == 6
 
@@ -88,10 +88,10 @@ def test_the_hash_depends_on_everything_and_is_fixed() -> None:
         ((("a", (4,)),), CompressionConfig(codec="row1", kept_per_chunk=4096)),
         ((("a", (4,)),), CompressionConfig(codec="row1", chunk=36, kept_per_chunk=6)),
         ((("a", (4,)),), CompressionConfig(codec="topk2", kept_per_chunk=65)),
-        ((("a", (4,)),), CompressionConfig(chunk=4097)),
-        ((("a", (4,)),), CompressionConfig(chunk=128 * 128)),
-        ((("a", (4,)),), CompressionConfig(chunk=64, kept_per_chunk=65)),
-        ((("a", (4,)),), CompressionConfig(kept_per_chunk=0)),
+        ((("a", (4,)),), CompressionConfig("covenant", chunk=4097)),
+        ((("a", (4,)),), CompressionConfig("covenant", chunk=128 * 128)),
+        ((("a", (4,)),), CompressionConfig("covenant", chunk=64, kept_per_chunk=65)),
+        ((("a", (4,)),), CompressionConfig("covenant", kept_per_chunk=0)),
     ],
 )
 def test_what_cannot_be_cut_is_refused(shapes: Shapes, compression: CompressionConfig) -> None:

@@ -100,7 +100,7 @@ def test_absent_places_do_not_count() -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_thread_counts_and_batches_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = Layout.of((("w", (700, 1000)), ("n", (9000,))), CompressionConfig())
+    layout = Layout.of((("w", (700, 1000)), ("n", (9000,))), CompressionConfig("covenant"))
     flat = torch.randn(layout.parameters, generator=torch.Generator().manual_seed(0))
     found = []
     for count, span in ((1, 1024), (4, 1024), (3, 7)):

@@ -17,7 +17,7 @@ from covenantd.errors import ConfigError
 from covenantd.refusal import is_refusal, refusal
 from covenantd.roster import MAX_CONTRIBUTIONS, is_hash
 from covenantd.timing import Timing
-from model.config import CODECS, COMBINATIONS, CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
+from model.config import MAX_ALPHA, CompressionConfig, InnerConfig, ModelConfig, TrainingConfig, trouble_with
 from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 from p2p.protocols import Signer, Verify
 
@@ -204,8 +204,9 @@ def _mistyped(part: Any, prefix: str) -> Iterator[str]:
 
 
 def _conditions(spec: RunSpec) -> dict[str, bool]:
-    data, scoring, sizes = spec.dataset, spec.scoring, {**asdict(spec.model), **asdict(spec.compression)}
+    data, scoring, sizes = spec.dataset, spec.scoring, asdict(spec.model)
     sizes |= {"batch_sequences": spec.inner.batch_sequences, "sequence_tokens": spec.inner.sequence_tokens}
+    trouble = trouble_with(spec.compression)
     ids = {"genesis_state": spec.genesis_state, "chain.genesis": spec.chain.genesis}
     ids |= {"dataset.tokenizer": data.tokenizer, "dataset.heldout_shard": data.heldout_shard}
     return {
@@ -217,11 +218,10 @@ def _conditions(spec: RunSpec) -> dict[str, bool]:
         f"piece_bytes (not in [{MIN_PIECE_BYTES}, {MAX_PIECE_BYTES}])": MIN_PIECE_BYTES
         <= spec.piece_bytes
         <= MAX_PIECE_BYTES,
-        "compression.codec": spec.compression.codec in CODECS,
-        "compression.combination": spec.compression.combination in ("", *COMBINATIONS),
+        f"compression ({trouble})": trouble is None,
         "inner_steps": 0 < spec.inner_steps < 1 << 31,
         "min_inner_steps": 0 <= spec.min_inner_steps <= spec.inner_steps,
-        "alpha": 0 < spec.alpha < 1e30,  # a roster holds it as fp32
+        "alpha": 0 < spec.alpha <= MAX_ALPHA,
         "roster_size": 0 < spec.roster_size <= MAX_CONTRIBUTIONS,
         "snapshot_rounds": spec.snapshot_rounds > 0,
         "timing.block_seconds": spec.timing.block_seconds > 0,

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from model import sparse as sparse_module
+from model.config import MAX_ALPHA
 from model.layout import Layout
 from model.quantize import LARGEST_VALUE
 from model.rules import combination_of
-from model.sparse import Band, Sparse, add_, codes_of, indices_of, values
+from model.sparse import Band, Sparse, add_, amounts, indices_of
 
-MAX_ALPHA = 1e9
 MAX_WEIGHT_RATIO = 1e18
 SUMMED_CHUNKS = 64  # of a band: their sums stay in a core's own cache
 
@@ -75,11 +75,8 @@ class Combination:
 
     def sum_up(self, band: Band, total: Tensor) -> None:
         """total ← α·G of a band: fp32 [its chunks, chunk]."""
-        indices, codes = indices_of(band, self.roster).long(), codes_of(band, self.roster)
-        amounts = values(band, self.roster, self.factors[band.number], codes)
-        if band.present is not None:
-            amounts.masked_fill_(~band.present.unsqueeze(1), 0.0)
-        add_(total.zero_(), indices, amounts)
+        indices = indices_of(band, self.roster).long()
+        add_(total.zero_(), indices, amounts(band, self.roster, self.factors[band.number]))
         if self.by_senders:
             total.div_(self._senders(band, indices, torch.zeros_like(total)))
 

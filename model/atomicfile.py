@@ -17,7 +17,7 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     target = Path(path)
     part = target.with_name(target.name + ".part")
     try:
-        with part.open("wb") as file:
+        with part.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -22,7 +22,8 @@ def compress(layout: Layout, flat: Tensor) -> Sparse:
         return _by_tensor(layout, rule, flat, indices)
     scales = torch.empty(layout.chunks, dtype=torch.uint8)
     codes = torch.empty(layout.chunks, layout.k, dtype=torch.uint8)
-    for band in bands(layout, band_chunks(kernels_for(flat) is not None)):
+    compiled = rule.select is rowmax.select and kernels_for(flat) is not None
+    for band in bands(layout, band_chunks(compiled)):
         kept = _select(layout, rule, band, flat, indices)
         scales[band.rows], codes[band.rows] = rule.quantise(kept, band.present)
     return Sparse(scales, indices, codes)

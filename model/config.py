@@ -1,6 +1,7 @@
 """Everything about a model and its training that is data. Torch-free: the daemon imports it."""
 
 from dataclasses import asdict, dataclass, replace
+from math import isqrt
 from typing import Any
 
 
@@ -53,6 +54,10 @@ CODECS = {
     "templar": "top-64 of 4096, 12-bit indices, four levels a tensor, mean over the senders of a coordinate",
 }
 COMBINATIONS = ("roster", "senders")
+MAX_CHUNK = 4096
+MAX_CODED_KEPT = 64  # a chunk's indices as one number take longer than linear time
+ROWS = (2, 4, 8, 16, 32, 64, 128, 256)
+MAX_ALPHA = 1e9
 
 SCHEDULE = ("peak_learning_rate", "decay_steps", "final_learning_rate_ratio", "gradient_clip")
 """Settings of InnerConfig that a run may change in mid-run: the optimiser's own state does not depend on them."""
@@ -71,6 +76,24 @@ class CompressionConfig:
     kept_per_chunk: int = 64
     error_feedback_decay: float = 0.95
     combination: str = ""  # "roster" or "senders": what a coordinate's sum is divided by; "": the codec's own
+
+
+def trouble_with(compression: CompressionConfig) -> str | None:
+    """Why no engine can work by it, None if it can."""
+    codec, chunk, k = compression.codec, compression.chunk, compression.kept_per_chunk
+    if codec not in CODECS:
+        return f"unknown codec {codec!r}, known: {', '.join(CODECS)}"
+    if compression.combination not in ("", *COMBINATIONS):
+        return f"unknown combination {compression.combination!r}, known: {', '.join(COMBINATIONS)}"
+    if not 1 <= chunk <= MAX_CHUNK or isqrt(chunk) ** 2 != chunk or not 1 <= k <= chunk:
+        return f"cannot keep {k} of {chunk}: the chunk must be a square, at most {MAX_CHUNK}"
+    if codec == "row1" and (chunk & (chunk - 1) or chunk // k not in ROWS or chunk % k):
+        return f"row1 cannot keep {k} of {chunk}: rows of {', '.join(map(str, ROWS))} values are possible"
+    if codec == "topk2" and k > MAX_CODED_KEPT:
+        return f"topk2 cannot keep {k} of {chunk}: it codes at most {MAX_CODED_KEPT} indices together"
+    if not 0 <= compression.error_feedback_decay <= 1:
+        return f"an error feedback decay of {compression.error_feedback_decay} is not in [0, 1]"
+    return None
 
 
 def compression_named(text: str) -> CompressionConfig:

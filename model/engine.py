@@ -1,16 +1,17 @@
 """The engine's answers, one method a kind of request; no sockets here."""
 
 import errno
-import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from model import contribution, judging, statehash, training
 from model import messages as m
+from model.config import MAX_ALPHA
 from model.contribution import Expected
 from model.errors import InputError
-from model.outer import outer_step
+from model.outer import OuterStep, outer_step
 from model.pulse import Pulse
 from model.session import Session, check_hex32, open_session
 from model.sparse import Sparse
@@ -95,14 +96,24 @@ class Engine:
         session.feedback.settle(request.round, request.own_included)
         session.save_optimizer()
         session.save_feedback()  # before θ: a crash in between repeats the step, and settling again does nothing
-        step = outer_step(session.layout, session.theta, roster, request.alpha, beat=self._beat)
-        if request.theta_path is not None:
-            statehash.write_theta(request.theta_path, step.theta)
-        session.theta, session.round = step.theta, request.round + 1
+        step = self._step(session, roster, request)
+        session.round = request.round + 1
         if session.delta is not None and session.delta.round <= request.round:
             session.delta = None
         norm = session.feedback.norm()
         return m.Advanced(session.round, session.state_hash(), step.update_norm, step.clipped, norm)
+
+    def _step(self, session: Session, roster: list[Sparse], request: m.Advance) -> OuterStep:
+        """θ ← θ - α·G without a second θ in memory: into the file, from there once that is whole. Raises OSError."""
+        layout, theta, alpha, beat = session.layout, session.theta, request.alpha, self._beat
+        if request.theta_path is None:
+            return outer_step(layout, theta, roster, alpha, out=theta, beat=beat)
+        with statehash.theta_written(request.theta_path, layout.parameters) as new:
+            step = outer_step(layout, theta, roster, alpha, out=new, beat=beat)
+            if not roster:
+                new.copy_(theta)
+        theta.copy_(new)
+        return replace(step, theta=theta)
 
     def _settle(self, request: m.Settle) -> m.Settled:
         feedback = self._session.feedback
@@ -145,8 +156,8 @@ def _check_base(session: Session, request: m.Advance) -> None:
 def _read_roster(session: Session, request: m.Advance) -> list[Sparse]:
     if request.round != session.round:
         raise InputError(f"cannot advance round {request.round}: θ is that of round {session.round}")
-    if len(request.contributions) != len(request.hotkeys) or not math.isfinite(request.alpha):
-        raise InputError("an advance needs a hotkey for each contribution and a finite alpha")
+    if len(request.contributions) != len(request.hotkeys) or not abs(request.alpha) <= MAX_ALPHA:
+        raise InputError("an advance needs a hotkey for each contribution and an alpha within ±1e9")
     roster = []
     for path, hotkey in zip(request.contributions, request.hotkeys, strict=True):
         expected = Expected(session.config.run_id, request.round, request.base_state_hash, hotkey)

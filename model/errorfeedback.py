@@ -16,6 +16,7 @@ The file, written in one atomic step, little-endian:
 import struct
 from dataclasses import dataclass, replace
 from io import FileIO
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from model.contribution import body_bytes, decode_body, encode_body
 from model.errors import ContributionError, StateError
 from model.layout import Layout
 from model.regularfile import Unreadable, fill, opened
-from model.sparse import Sparse, subtract_
+from model.sparse import Sparse, add_, amounts, bands, indices_of, subtract_
 from model.statehash import as_bytes
 
 MAX_CLAIMS = 1024
@@ -97,8 +98,16 @@ class ErrorFeedback:
         return bool(settled)
 
     def norm(self) -> float:
-        """The L2 norm of e less its claims, for reports."""
-        return float(torch.linalg.vector_norm(self.unclaimed()))
+        """The L2 norm of e less its claims, for reports; band by band, so that no copy of e is made."""
+        claims, squares = [claim.sparse for claim in self.claims], 0.0
+        factors = torch.tensor([-float(self._factor(claim)) for claim in self.claims])
+        for band in bands(self._layout):
+            chunks = band.group.chunks_of(self.gross)
+            if claims:
+                chunks = chunks.clone()
+                add_(chunks, indices_of(band, claims).long(), amounts(band, claims, factors))
+            squares += float(torch.linalg.vector_norm(chunks, dim=1).double().square().sum())
+        return sqrt(squares)
 
     def _factor(self, claim: Claim) -> Tensor:
         """β^d, multiplied as e was, fp32 []."""

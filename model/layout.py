@@ -16,12 +16,9 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from model.config import CODECS, COMBINATIONS, CompressionConfig
+from model.config import CompressionConfig, trouble_with
 from model.groups import Group, Matrix, Run
 
-MAX_CHUNK = 4096
-MAX_CODED_KEPT = 64  # a chunk's indices as one number take longer than linear time
-ROWS = (2, 4, 8, 16, 32, 64, 128, 256)
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -37,8 +34,8 @@ class Layout:
 
     @staticmethod
     def of(shapes: Shapes, compression: CompressionConfig) -> "Layout":
-        """Raises ValueError: unknown codec or combination, a chunk that is no square <= 4096 or that the codec
-        cannot keep so much of, or a tensor of other than 1 or 2 dimensions."""
+        """Raises ValueError: a compression that there is not, see `config.trouble_with`, or a tensor of other than 1 or
+        2 dimensions."""
         _check(shapes, compression)
         groups, parameters = _groups(shapes, compression.chunk)
         kept = torch.cat([_kept_in(group, compression) for group in groups])
@@ -87,17 +84,9 @@ class Layout:
 
 
 def _check(shapes: Shapes, compression: CompressionConfig) -> None:
-    if compression.codec not in CODECS:
-        raise ValueError(f"unknown codec {compression.codec!r}, known: {', '.join(CODECS)}")
-    chunk, k = compression.chunk, compression.kept_per_chunk
-    if not 1 <= chunk <= MAX_CHUNK or isqrt(chunk) ** 2 != chunk or not 1 <= k <= chunk:
-        raise ValueError(f"cannot keep {k} of {chunk}: the chunk must be a square, at most {MAX_CHUNK}")
-    if compression.codec == "row1" and (chunk & (chunk - 1) or chunk // k not in ROWS or chunk % k):
-        raise ValueError(f"row1 cannot keep {k} of {chunk}: rows of {', '.join(map(str, ROWS))} values are possible")
-    if compression.codec == "topk2" and k > MAX_CODED_KEPT:
-        raise ValueError(f"topk2 cannot keep {k} of {chunk}: it codes at most {MAX_CODED_KEPT} indices together")
-    if compression.combination not in ("", *COMBINATIONS):
-        raise ValueError(f"unknown combination {compression.combination!r}, known: {', '.join(COMBINATIONS)}")
+    trouble = trouble_with(compression)
+    if trouble:
+        raise ValueError(trouble)
     if not shapes:
         raise ValueError("a layout needs at least one tensor")
     for name, shape in shapes:

@@ -143,7 +143,7 @@ def norm_signs(scales: Tensor, _: Tensor, kept: Tensor) -> float:
 
 def _counted(scales: Tensor, amounts: Tensor) -> _Doubles:
     """fp64 [256], what of `amounts` int64 [m] each scale code has: sums of integers are exact."""
-    return np.bincount(scales.cpu().numpy(), weights=amounts.cpu().numpy(), minlength=256)
+    return np.bincount(scales.cpu().numpy(), weights=amounts.double().cpu().numpy(), minlength=256).astype(np.float64)
 
 
 def _root_of_squares(counts: _Doubles, magnitudes: _Doubles) -> float:

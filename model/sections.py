@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model import combinadic, indexcodec
 from model.layout import Layout
-from model.quantize import LARGEST_SCALE_CODE
+from model.quantize import LARGEST_SCALE_CODE, LARGEST_VALUE
 from model.templar import LEVELS
 
 Bytes = NDArray[np.uint8]
@@ -46,13 +46,13 @@ def _write_levels(_: Layout, levels: Tensor) -> Bytes:
 
 def _read_levels(layout: Layout, data: Bytes) -> Tensor:
     levels = np.frombuffer(data.tobytes(), "<f4").astype(np.float32)
-    if not np.isfinite(levels).all():
-        raise ValueError("a level is not finite")
+    if not (np.abs(levels) <= LARGEST_VALUE).all():
+        raise ValueError(f"a level is not finite, or beyond ±{LARGEST_VALUE}")
     return torch.from_numpy(levels).view(len(layout.groups), LEVELS)
 
 
 LEVELS_OF_TENSORS = Section(lambda layout: 4 * LEVELS * len(layout.groups), _write_levels, _read_levels)
-"""Four levels a group, fp32 [groups, 4]."""
+"""Four levels a group, fp32 [groups, 4], within ±32."""
 
 
 def _used(layout: Layout, values: Tensor) -> NDArray[np.generic]:

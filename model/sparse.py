@@ -70,17 +70,23 @@ def values(band: Band, roster: Sequence[Sparse], factors: Tensor, codes: Tensor)
     return band.rule.dequantise(scales, codes).mul_(factors.unsqueeze(1))
 
 
-def add_(chunks: Tensor, indices: Tensor, amounts: Tensor) -> None:
-    """chunks ← chunks + the amounts fp32 [m, contributions, k] at `indices` int64 of that shape; [m, chunk] in place.
+def amounts(band: Band, roster: Sequence[Sparse], factors: Tensor) -> Tensor:
+    """All `values` of a band, fp32 [its chunks, contributions, k]; 0 where there is none."""
+    found = values(band, roster, factors, codes_of(band, roster))
+    return found if band.present is None else found.masked_fill_(~band.present.unsqueeze(1), 0.0)
+
+
+def add_(chunks: Tensor, indices: Tensor, added: Tensor) -> None:
+    """chunks ← chunks + `added` fp32 [m, contributions, k] at `indices` int64 of that shape; [m, chunk] in place.
 
     One contribution after the other; each adds at most one value to a coordinate. A CPU takes what belongs to a row
     of chunks in the order in which it is given; elsewhere, contributions are added one at a time.
     """
     if chunks.device.type == "cpu":
-        chunks.scatter_add_(1, indices.flatten(1), amounts.flatten(1))
+        chunks.scatter_add_(1, indices.flatten(1), added.flatten(1))
     else:
         for number in range(indices.shape[1]):
-            chunks.scatter_add_(1, indices[:, number], amounts[:, number])
+            chunks.scatter_add_(1, indices[:, number], added[:, number])
 
 
 def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> None:
@@ -91,8 +97,7 @@ def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> N
     for band in bands(layout):
         places = band.group.places(sparse.indices[band.rows].int())
         chosen = slice(None) if band.present is None else band.present
-        codes = codes_of(band, [sparse])
-        found = values(band, [sparse], -factor.view(1), codes)[:, 0][chosen].view(-1)
+        found = amounts(band, [sparse], -factor.view(1))[:, 0][chosen].view(-1)
         flat.scatter_add_(0, band.group.in_theta(places[chosen].view(-1)), found)
 
 

@@ -6,7 +6,11 @@ may be shorter), and
 with little-endian numbers: the content address of the state as a blob.
 """
 
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from mmap import mmap
 
 import torch
 from blake3 import blake3
@@ -38,6 +42,18 @@ def write_theta(path: str, theta: Tensor) -> None:
     """Whole or not at all. Raises OSError."""
     with replacing(path) as file:
         file.write(as_bytes(theta))
+
+
+@contextmanager
+def theta_written(path: str, parameters: int) -> Iterator[Tensor]:
+    """fp32 [parameters], all zeros, that is the file's own pages, to be filled in; at the end the file is whole, or,
+    after an exception, there is none. Raises OSError, a full disk at the beginning: pages without room on disk would
+    end the process."""
+    with replacing(path) as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * parameters)
+        pages = mmap(file.fileno(), 4 * parameters)
+        yield torch.frombuffer(pages, dtype=torch.float32)
+        pages.flush()
 
 
 def read_theta(path: str, parameters: int) -> Tensor:

@@ -11,13 +11,15 @@ from math import fsum, sqrt
 import torch
 from torch import Tensor
 
+from model.quantize import LARGEST_VALUE
+
 LEVELS = 4
 _RANGE_IN_SIGMAS = 6.0
 
 
 def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
     """One tensor's finite fp32 [m, k], and which exist -> levels fp32 [4], codes uint8 [m, k], 0 where absent."""
-    kept = (values if present is None else values[present]).reshape(-1).double()
+    kept = (values if present is None else values[present]).reshape(-1).double().clamp_(-LARGEST_VALUE, LARGEST_VALUE)
     count = len(kept)
     mean = _folded_sum(kept) / count
     centred = kept - mean

@@ -15,6 +15,7 @@ from model.config import SCHEDULE
 from model.data import Permutation
 from model.errors import InputError
 from model.messages import Progress, Seal, Sealed, Traced, Train, Trained
+from model.quantize import LARGEST_VALUE
 from model.session import Delta, Session, check_hex32
 from model.sparse import Sparse
 from model.tracing import Tracer
@@ -159,8 +160,7 @@ def seal(session: Session, request: Seal) -> Sealed:
     delta = session.delta
     if delta is None or delta.round != request.round:
         raise InputError(f"round {request.round} has no training to seal")
-    if not torch.isfinite(delta.values).all():
-        raise InputError(f"training of round {request.round} diverged: its pseudo-gradient is not finite")
+    _check_sane(delta)
     feedback = session.feedback
     if feedback.trained_round != request.round:  # equal if an earlier try failed on the way
         feedback.absorb(request.round, delta.values)
@@ -178,6 +178,16 @@ def seal(session: Session, request: Seal) -> Sealed:
     session.save_feedback()
     session.delta = None
     return Sealed(request.round, request.path, size, feedback.norm())
+
+
+def _check_sane(delta: Delta) -> None:
+    """No weight changes by 32 in a round; such a value would stay in the error feedback for a thousand rounds."""
+    low, high = (float(end) for end in torch.aminmax(delta.values))
+    if not -LARGEST_VALUE <= low <= high <= LARGEST_VALUE:
+        raise InputError(
+            f"training of round {delta.round} diverged: its pseudo-gradient reaches from {low:.3g} to {high:.3g}, "
+            f"beyond ±{LARGEST_VALUE}; nothing was sealed. Lower the learning rate if this comes again"
+        )
 
 
 def _write(session: Session, request: Seal, path: str, sparse: Sparse) -> int:

@@ -188,7 +188,16 @@ def test_a_value_of_another_type_or_sign_is_refused(path: str) -> None:
         ("inner_steps", 0),
         ("min_inner_steps", 31),
         ("alpha", 0),
+        ("alpha", 1.1e9),
         ("alpha", 1e39),
+        ("compression.codec", "row2"),
+        ("compression.combination", "median"),
+        ("compression.kept_per_chunk", 63),
+        ("compression.kept_per_chunk", 0),
+        ("compression.chunk", 4097),
+        ("compression.chunk", 128 * 128),
+        ("compression.error_feedback_decay", 5.0),
+        ("compression.error_feedback_decay", 1.01),
         ("roster_size", 0),
         ("roster_size", 5000),
         ("snapshot_rounds", 0),
@@ -203,7 +212,19 @@ def test_a_value_of_another_type_or_sign_is_refused(path: str) -> None:
     ],
 )
 def test_a_value_nobody_could_run_is_named(path: str, value: Any) -> None:
-    refused(signed(body_with(path, value)), path.replace(".", r"\."))
+    refused(signed(body_with(path, value)), "compression" if "compression" in path else path.replace(".", r"\."))
+
+
+def test_what_topk2_cannot_code_is_named() -> None:
+    body = body_with("compression.kept_per_chunk", 65)
+    body["compression"]["codec"] = "topk2"
+    refused(signed(body), r"compression \(topk2 cannot keep 65 of 4096")
+
+
+@pytest.mark.parametrize("decay", [0, 0.95, 1])
+def test_a_decay_that_is_a_share_is_accepted(decay: float) -> None:
+    parsed = runspec.parse(signed(body_with("compression.error_feedback_decay", decay)), verify)
+    assert parsed.compression.error_feedback_decay == decay
 
 
 @pytest.mark.parametrize(

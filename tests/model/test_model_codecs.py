@@ -148,6 +148,8 @@ def offsets(codec: str) -> tuple[int, int, int]:
         ("topk2", 1, 10, b"\x30\x02", "beyond the last set"),  # 560 = C(16, 3), of the run's last chunk
         ("templar", 0, 0, b"\x00\x00\xc0\x7f", "not finite"),
         ("templar", 0, 4, b"\x00\x00\x80\xff", "not finite"),
+        ("templar", 0, 4, b"\x01\x00\x00\x42", "beyond ±32"),
+        ("templar", 0, 4, b"\x00\x00\x7f\xff", "beyond ±32"),
         ("templar", 1, 0, b"\xff\xff\xff", "ascend"),
     ],
 )
@@ -239,6 +241,37 @@ def test_weights_must_be_numbers_that_divide() -> None:
     for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]):
         with pytest.raises(ValueError, match="weight"):
             outer_step(layout, torch.zeros(layout.parameters), roster, 1.0, weights)
+
+
+def test_weights_of_any_size_give_finite_numbers() -> None:
+    for combination in ("roster", "senders"):
+        layout = Layout.of(SHAPES, CompressionConfig("row1", chunk=16, kept_per_chunk=4, combination=combination))
+        roster, theta = [compress(layout, made_up(layout.parameters))] * 2, made_up(layout.parameters, 3)
+        even = outer_step(layout, theta, roster, 1.0).theta
+        for weights in ([1e-46] * 2, [1e39] * 2, [1e308] * 2):  # none of them is a finite fp32 above zero
+            assert torch.equal(outer_step(layout, theta, roster, 1.0, weights).theta, even)
+        assert torch.isfinite(outer_step(layout, theta, roster, 1.0, [1e17, 1.0]).theta).all()
+        with pytest.raises(ValueError, match=r"further apart.*1e\+39"):
+            outer_step(layout, theta, roster, 1.0, [1e39, 1.0])
+
+
+@codecs
+def test_what_could_give_no_number_is_refused_before_theta_is_touched(codec: str) -> None:
+    layout = LAYOUTS[codec]
+    theta, roster = made_up(layout.parameters, 5), [compress(layout, made_up(layout.parameters))] * 2
+    before = theta.clone()
+    for alpha in (math.inf, math.nan, 1.1e9, -1e10):
+        with pytest.raises(ValueError, match="α is"):
+            outer_step(layout, theta, roster, alpha, out=theta)
+    if codec == "templar":
+        roster[1] = Sparse(roster[1].scales.clone(), roster[1].indices, roster[1].codes)
+        for level in (math.inf, math.nan, 3e38, -33.0):
+            roster[1].scales[1, 2] = level
+            with pytest.raises(ValueError, match=r"contribution 1 of the roster has a level of 1-D run beyond ±32"):
+                outer_step(layout, theta, roster, 1.0, out=theta)
+    assert torch.equal(theta, before)
+    largest = compress(layout, torch.full((layout.parameters,), 3e38))
+    assert torch.isfinite(outer_step(layout, theta, [largest] * 3, 1e9).theta).all()
 
 
 def test_in_place_is_the_same_step() -> None:

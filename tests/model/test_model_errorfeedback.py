@@ -221,6 +221,19 @@ def test_a_save_that_fails_leaves_the_file_before(tmp_path: Path, monkeypatch: p
     assert path.read_bytes() == before
 
 
+def test_its_norm_is_that_of_what_is_not_claimed_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    feedback = fresh()
+    for round_ in range(3):
+        wanted = float(torch.linalg.vector_norm(feedback.unclaimed().double()))
+        assert feedback.norm() == pytest.approx(wanted, rel=1e-6)
+        seal(feedback, round_)
+    wanted = float(torch.linalg.vector_norm(feedback.unclaimed().double()))
+    before = feedback.gross.clone()
+    monkeypatch.delattr(ErrorFeedback, "unclaimed")
+    assert feedback.norm() == pytest.approx(wanted, rel=1e-6)
+    assert torch.equal(feedback.gross, before)
+
+
 def test_claims_are_bounded() -> None:
     feedback = fresh()
     sparse = compress(LAYOUT, delta(0))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -172,6 +173,35 @@ def test_no_step_is_taken_from_a_state_with_a_flipped_bit(directory: Path, engin
     assert (directory / "state/ef.bin").read_bytes() == before, "nothing was settled"
     expect(m.Flipped, engine.ask(m.FlipBit(3, 0)))
     expect(m.Advanced, engine.ask(advance(directory, base, "c0")))
+
+
+def test_a_step_without_a_file_is_the_same_and_one_that_cannot_be_written_is_none(
+    directory: Path, engine: EngineProcess
+) -> None:
+    base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
+    train_and_seal(engine, base, directory / "c0")
+    order = advance(directory, base, "c0")
+    resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as a full disk
+    failed = expect(m.Failed, engine.ask(order))
+    assert failed.kind == "input" and "no room on disk" in failed.message
+    assert expect(m.Hashed, engine.ask(m.Hash())).state_hash == base
+    assert not list(directory.glob("*theta-1*"))
+    resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    written = expect(m.Advanced, engine.ask(order))
+    assert (directory / "theta-1.bin").stat().st_size == (directory / "theta.bin").stat().st_size
+    expect(m.Restored, engine.ask(m.Restore(0, str(directory / "theta.bin"))))
+    assert expect(m.Advanced, engine.ask(replace(order, theta_path=None))) == written
+    assert expect(m.Restored, engine.ask(m.Restore(1, str(directory / "theta-1.bin")))).state_hash == written.state_hash
+
+
+def test_a_pseudo_gradient_that_nobody_could_mean_is_not_sealed(directory: Path, engine: EngineProcess) -> None:
+    base = expect(m.Loaded, engine.ask(load_message(directory))).state_hash
+    wild = {"peak_learning_rate": 1e30, "gradient_clip": 1.0}
+    expect(m.Trained, engine.ask(m.Train(0, KEY, 1, wild)))
+    failed = expect(m.Failed, engine.ask(m.Seal(0, base, HOTKEY, str(directory / "c0"))))
+    assert failed.kind == "input" and "beyond ±32" in failed.message and "e+" in failed.message
+    assert not (directory / "c0").exists()
+    train_and_seal(engine, base, directory / "c0")
 
 
 def test_a_flipped_bit_changes_the_hash_and_restore_repairs_it(directory: Path, engine: EngineProcess) -> None:

@@ -25,6 +25,7 @@ class WeightSetter:
     async def run(self) -> None:
         """Until cancelled. Looks at every head: a silent chain has none and is not asked."""
         heads = self._node.heads
+        await heads.reached(1)
         while True:
             seen = heads.number
             try:

@@ -34,6 +34,7 @@ class WeighingChain:
         return EpochInfo(self.tempo_blocks, coming, self.rate_limit_blocks)
 
     async def metagraph(self, block: int) -> Metagraph:
+        assert block == self.head, "what was true once"
         neurons = [Neuron(uid, hotkey, 1, True, 0, 0, 0, 0, 0) for uid, hotkey in enumerate(self.hotkeys)]
         if neurons:
             ours = replace(neurons[0], registered_block=self.registered_block, last_update_block=self.last_update_block)

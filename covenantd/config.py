@@ -14,6 +14,7 @@ from covenantd.chain.bittensor.endpoint import bittensor_endpoint_problem
 from covenantd.configlayers import Layer, Problem, environment_layer, file_layers, flag_layer, merge
 from covenantd.configtypes import setting, settings_of
 from covenantd.errors import ConfigError
+from covenantd.rates import parse_rate
 
 DEFAULT_PATH = Path("/etc/covenantd/covenantd.toml")
 
@@ -35,6 +36,14 @@ def _bootstrap(value: tuple[str, ...]) -> str | None:
 
 def _about(value: str, problem: str | None) -> str | None:
     return None if problem is None else f"{value!r} {problem}"
+
+
+def _rate(value: str) -> str | None:
+    try:
+        parse_rate(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _threads(value: int) -> str | None:
@@ -126,6 +135,8 @@ class NetworkConfig:
         check=_bootstrap,
     )
     relay_service: bool = setting(False, "let peers that nobody can connect to be reached through us")
+    uplink: str = setting("none", "send no faster than this a second, e.g. 5MB or 40Mbit; none: no limit", check=_rate)
+    downlink: str = setting("none", "receive no faster than this a second; none: no limit", check=_rate)
     hole_punching: bool = setting(
         True, "let relayed connections become direct ones where the NATs at both ends allow it"
     )

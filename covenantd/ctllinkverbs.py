@@ -46,7 +46,8 @@ def _link_rows(link: dict[str, Any]) -> list[tuple[str, str]]:
 def _set_text(data: dict[str, Any]) -> str:
     from covenantd.ctloutput import aligned
 
-    return f"{aligned(_link_rows(data['link']))}\nuntil the daemon restarts"
+    good = "until the daemon restarts; [network] uplink and downlink in the config are for good"
+    return f"{aligned(_link_rows(data['link']))}\n{good}"
 
 
 def _value(name: str, value: Any) -> str:

@@ -40,6 +40,7 @@ from covenantd.journal import Journal
 from covenantd.metrics import Metrics
 from covenantd.node import Node
 from covenantd.operate import Operations, operate
+from covenantd.rates import parse_rate
 from covenantd.reach import Reach
 from covenantd.refusal import is_refusal, refusal, user_name
 from covenantd.roundlog import keep_rounds
@@ -171,6 +172,7 @@ async def _run(config: Config, spec: RunSpec, hotkey: Hotkey) -> None:
         swarm.reputation.on_ban = lambda peer, reason: metrics.peer_disconnects.labels("banned").inc()
         traffic = Traffic(spec, metrics)
         exchange = _exchange(swarm, blobs, metrics, traffic)
+        exchange.set_limits(parse_rate(config.network.uplink), parse_rate(config.network.downlink))
         transport.admit = swarm.knows
         swarm.own_hints = lambda: dict(zip(HINTS, map(int, exchange.best_rates), strict=True))
         board = StatusBoard(_first_status(config, spec, hotkey, swarm))

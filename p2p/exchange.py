@@ -53,7 +53,7 @@ class Exchange:
         self._notices = Notices()
         self._given = Tally()
         self._uplink, self._downlink = Cap(), Cap()
-        self._sent, self._received = Meter(), Meter()
+        self._sent, self._received = Meter(window_seconds=5.0, settle_seconds=3.0), Meter()
         self._priorities: dict[str, int] = {}
         settings = settings or ExchangeSettings()
         self.uplink_of: Callable[[PeerId], float] = lambda peer: 0.0
@@ -99,7 +99,8 @@ class Exchange:
     def set_limits(
         self, uplink_bytes_per_second: float | None = None, downlink_bytes_per_second: float | None = None
     ) -> None:
-        """Hold the average of all pieces sent, and of all received, to these rates; None: no limit.
+        """Hold the average of all that is sent, and of all that is received, to these rates; None: no limit. Headers,
+        news and manifests count; what other protocols of the peer say is not held back.
 
         Raises ValueError for a rate that is not positive.
         """
@@ -118,7 +119,7 @@ class Exchange:
 
     @property
     def best_rates(self) -> tuple[float, float]:
-        """(up, down): what the link has shown it can, in the best second of the last minutes."""
+        """(up, down): what the link has shown it can, at its best in the last hour; 0 while it is not known."""
         return self._sent.best, self._received.best
 
     async def adopt(

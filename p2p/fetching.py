@@ -309,6 +309,10 @@ class Fetching:
         if work.schedule.done:
             download.filling.wake()
 
+    def overheard(self, size_bytes: int) -> None:
+        """News and manifests: they do not wait for the cap, what is asked next does."""
+        self._downlink.spend(size_bytes)
+
     def room_for(self, holder: PeerId, ask: Ask) -> AbstractAsyncContextManager[None]:
         return self._budget.hold(ask.size_bytes, holder)
 

@@ -4,16 +4,22 @@ import heapq
 import itertools
 import math
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
+from p2p.wire import ByteStream
+
 _BURST_SECONDS = 0.1
 _WINDOW_SECONDS = 1.0
-_BEST_SECONDS = 600.0
+_BEST_SECONDS = 3600.0
+_PAUSE_SECONDS = 1.0
+_HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
 
 
 class Cap:
-    """So many bytes a second on average; `rate` None: no cap. May be changed at any time."""
+    """So many bytes a second on average, headers of packets included; `rate` None: no cap. May be changed at any
+    time."""
 
     def __init__(self, rate: float | None = None) -> None:
         self._rate = rate
@@ -62,7 +68,7 @@ class Cap:
 
     def spend(self, size_bytes: int) -> None:
         if self._rate is not None:
-            self._allowance -= size_bytes
+            self._allowance -= size_bytes * _HEADERS
 
     def _wake(self) -> None:
         self._changed.set()
@@ -76,26 +82,70 @@ class Cap:
         self._at = now
 
 
-class Meter:
-    """Bytes a second: over the last second, and the best of the last minutes, which is what a link has shown it can."""
+class Charged:
+    """A stream whose sends are paid for after the fact: what is said on it is short and matters more than pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: ByteStream, spend: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._spend = spend
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+        self._spend(len(data))
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+
+class _Window:
+    """Bytes a second over the last so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._recent: deque[tuple[float, int]] = deque()
-        self._recent_bytes = 0
+        self._bytes = 0
+
+    def add(self, size_bytes: int, now: float) -> None:
+        self._recent.append((now, size_bytes))
+        self._bytes += size_bytes
+
+    def rate(self, now: float) -> float:
+        while self._recent and now - self._recent[0][0] > self._seconds:
+            self._bytes -= self._recent.popleft()[1]
+        return self._bytes / self._seconds
+
+
+class Meter:
+    """Bytes a second: over the last second, and the best of the last hour, which is what a link has shown it can.
+
+    What is sent disappears in buffers at first, as fast as they take it: the best rate is over `window_seconds` and
+    after `settle_seconds` without a pause.
+    """
+
+    def __init__(self, window_seconds: float = 1.0, settle_seconds: float = 0.0) -> None:
+        self._last_second = _Window(_WINDOW_SECONDS)
+        self._window = _Window(window_seconds)
+        self._steady_seconds = window_seconds + settle_seconds if settle_seconds else 0.0
+        self._busy_since = self._added_at = -math.inf
         self._best: deque[tuple[float, float]] = deque()  # falling rates, rising times
 
     def add(self, size_bytes: int) -> None:
         now = trio.current_time()
-        self._recent.append((now, size_bytes))
-        self._recent_bytes += size_bytes
-        rate = self._rate(now)
+        self._last_second.add(size_bytes, now)
+        self._window.add(size_bytes, now)
+        if now - self._added_at > _PAUSE_SECONDS:
+            self._busy_since = now
+        self._added_at = now
+        rate = self._window.rate(now)
+        if now - self._busy_since < self._steady_seconds:
+            return
         while self._best and self._best[-1][1] <= rate:
             self._best.pop()
         self._best.append((now, rate))
 
     @property
     def rate(self) -> float:
-        return self._rate(trio.current_time())
+        return self._last_second.rate(trio.current_time())
 
     @property
     def best(self) -> float:
@@ -103,11 +153,6 @@ class Meter:
         while self._best and now - self._best[0][0] > _BEST_SECONDS:
             self._best.popleft()
         return self._best[0][1] if self._best else 0.0
-
-    def _rate(self, now: float) -> float:
-        while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
-            self._recent_bytes -= self._recent.popleft()[1]
-        return self._recent_bytes / _WINDOW_SECONDS
 
 
 class Tally:

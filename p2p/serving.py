@@ -10,7 +10,9 @@
                                      changed, and an empty one now and then as a sign of life. The requester may
                                      send another list. Nothing else is answered on that stream any more
 
-Who comes when we are at a limit reads {"busy": true}. Requests may be sent ahead of the answers.
+Who comes when we are at a limit reads {"busy": true}. Requests may be sent ahead of the answers. Every piece is its
+own acknowledgement: its length is told and its hash is in the manifest, so who got it whole knows without a word from
+us; who did not asks again, here or elsewhere. Nor do we need one from them.
 """
 
 from collections import Counter
@@ -27,6 +29,7 @@ from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, ExchangeSettings, Of
 from p2p.limits import ByteBudget, SlotLimiter, count, everyone
 from p2p.manifest import Manifest
 from p2p.news import Notices, push_news
+from p2p.pace import Charged
 from p2p.protocols import PeerId, Stream
 from p2p.requests import (
     MAX_QUEUED,
@@ -87,7 +90,7 @@ class Serving:
             with ExitStack() as held:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read_ahead, stream, queue, held)
-                    await self._answer_all(stream, guarded, queue)
+                    await self._answer_all(guarded, Charged(guarded, self._turns.charge), queue)
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _gravest(group) from None
@@ -111,7 +114,7 @@ class Serving:
         except StreamClosed:
             queue.end()
 
-    async def _answer_all(self, stream: Stream, guarded: StallGuard, queue: Queue) -> None:
+    async def _answer_all(self, guarded: StallGuard, words: Charged, queue: Queue) -> None:
         while True:
             with trio.move_on_after(self._settings.idle_seconds) as idle:
                 while not queue.requests and not queue.ended:
@@ -122,20 +125,20 @@ class Serving:
             queue.wake()
             match request:
                 case Want():
-                    queue.blob_id = await self._offer(guarded, request)
+                    queue.blob_id = await self._offer(words, request)
                 case PieceRequest():
                     await self._send_piece(guarded, request, queue)
                 case WatchList():
-                    return await self._push_news(guarded, request, queue)
+                    return await self._push_news(guarded.remote, words, request, queue)
                 case Void():
                     await send_bytes(guarded, b"")
                 case Hello():
-                    await send_frame(guarded, {"ok": True})
+                    await send_frame(words, {"ok": True})
                 case Done():
                     await send_frame(guarded, {"ok": True})
                     return await self._goodbye_read(queue)
 
-    async def _offer(self, stream: StallGuard, request: Want) -> str:
+    async def _offer(self, stream: Charged, request: Want) -> str:
         manifest, bitmap = self._available(request.blob_id)
         if manifest is None or bitmap is None:
             await send_frame(stream, {"absent": True})
@@ -184,8 +187,8 @@ class Serving:
             pass  # deleted meanwhile; the requester learns that it cannot be had here
         return b""
 
-    async def _push_news(self, stream: StallGuard, request: WatchList, queue: Queue) -> None:
-        with self._notices.watching(stream.remote, request.blob_ids) as watch:
+    async def _push_news(self, peer: PeerId, stream: Charged, request: WatchList, queue: Queue) -> None:
+        with self._notices.watching(peer, request.blob_ids) as watch:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(push_news, stream, watch, self._bitmap, self._settings)
                 while not queue.ended:

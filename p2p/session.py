@@ -17,7 +17,7 @@ from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSe
 from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED
 from p2p.protocols import PeerId, Stream, Transport
-from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, send_frame
+from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, send_frame, unpack
 
 _CLOSE_SECONDS = 1.0
 _TRICKLE_BYTES = 8 << 10
@@ -40,6 +40,8 @@ class Desk(Protocol):
     def take_manifest(self, holder: PeerId, blob_id: str, answer: Fields) -> Awaitable[None]: ...
 
     def may_receive(self, ask: Ask) -> Awaitable[None]: ...
+
+    def overheard(self, size_bytes: int) -> None: ...
 
     def room_for(self, holder: PeerId, ask: Ask) -> AbstractAsyncContextManager[None]: ...
 
@@ -211,7 +213,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._say_what_we_watch, stream)
                 while True:
-                    answer = Fields(await receive_frame(_Heard(stream, self), MAX_FRAME_BYTES))
+                    answer = Fields(await receive_frame(_Heard(stream, self, self._desk.overheard), MAX_FRAME_BYTES))
                     if answer.has("busy"):
                         raise Busy(f"{self.holder} is busy")
                     for item in answer.items("news", MAX_WATCHED):
@@ -251,7 +253,9 @@ class Session:
                         async with self._desk.room_for(self.holder, ask):
                             await self._receive_piece(lane, heard, ask)
                     case ManifestAsk(blob_id):
-                        answer = Fields(await receive_frame(heard, MAX_MANIFEST_FRAME_BYTES))
+                        body = await receive_buffer(heard, MAX_MANIFEST_FRAME_BYTES)
+                        self._desk.overheard(len(body))
+                        answer = Fields(unpack(body))
                         lane.landed()
                         self._useful()
                         await self._desk.take_manifest(self.holder, blob_id, answer)

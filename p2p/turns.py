@@ -110,6 +110,10 @@ class Turns:
                 self._judge(turn.peer, trio.current_time() - since)
             self._wake()
 
+    def charge(self, size_bytes: int) -> None:
+        """Something was sent without a turn."""
+        self._cap.spend(size_bytes)
+
     def give_back(self, turn: Turn) -> None:
         """Nothing is sent after all."""
         self._cap.spend(-turn.size_bytes)

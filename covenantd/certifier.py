@@ -10,7 +10,7 @@ from covenantd import gather, proposals, revisions, turns
 from covenantd.ballot import Ballot
 from covenantd.chain.keys import public_key
 from covenantd.commitdesk import CommitDesk
-from covenantd.commits import Commit, CommitRefused
+from covenantd.commits import MAX_RECEIPTS, Commit, CommitRefused
 from covenantd.engine import EngineRefused
 from covenantd.gauntlet import standing
 from covenantd.node import Node
@@ -45,6 +45,8 @@ class Certifier:
         """From the closing of commits to the vote. Ends at V_r at the latest: a late vote is worth nothing."""
         certifiers = await self._node.agreement.certifiers(round)
         order = turns.turns(self._node.spec.timing, round, certifiers)
+        if len(certifiers) > MAX_RECEIPTS:
+            log.warning("so many certifiers that small ones may not prove a commit", certifiers=len(certifiers))
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as deadline:
                 deadline.start_soon(self._node.heads.cancel_at, self._node.spec.timing.vote(round), scope)

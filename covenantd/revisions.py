@@ -31,7 +31,9 @@ async def learn(node: Node, changes: tuple[str, ...]) -> None:
     for digest in changes[len(known) :]:
         change = await _fetch(node, digest)
         _follow(node, node.history, change)
-        node.journal.update(changes=(*node.journal.memory.changes, digest), offered=None)
+        memory = node.journal.memory
+        offered = memory.offered if memory.offered != digest else None  # another is dropped in words, see `own_offer`
+        node.journal.update(changes=(*memory.changes, digest), offered=offered)
         log.info("run spec changes", revision=change.revision, first_round=change.first_round)
     put_in_force(node)
 

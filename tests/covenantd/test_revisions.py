@@ -145,6 +145,14 @@ async def test_a_change_that_can_no_longer_come_in_time_is_dropped_and_that_is_s
         await revisions.offer(node, document(replace(CHANGE, first_round=1)))
 
 
+async def test_a_change_that_another_has_overtaken_is_dropped_and_that_is_said(peers: Peers) -> None:
+    node = peers.add(0)
+    await revisions.offer(node, document(CHANGE))
+    await revisions.learn(node, (peers.put(document(replace(CHANGE, changes={"alpha": 3.0}))),))
+    assert await revisions.own_offer(node, 1) is None
+    assert "spec change 1 begins at round 10, not after the last one" in peers.said[0]
+
+
 # Looking up
 
 

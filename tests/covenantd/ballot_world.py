@@ -101,7 +101,7 @@ class Certifier:
         traffic: Any = SimpleNamespace(is_control=lambda digests: None)
         staging = self.world.directory / f"staging-{self.uid}"
         staging.mkdir(exist_ok=True)
-        config: Any = SimpleNamespace(node=SimpleNamespace(role="validator"))
+        config: Any = SimpleNamespace(node=SimpleNamespace(role="validator"), network=SimpleNamespace(announce=()))
         return Node(
             config=config, spec=RUN, history=SpecHistory(RUN), hotkey=KEYS[self.uid], chain=cast(Any, self),
             agreement=self.agreement, swarm=cast(Any, self), exchange=cast(Any, self), blobs=anything,

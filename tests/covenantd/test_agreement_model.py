@@ -249,7 +249,7 @@ class Theatre:
                 self.world.vote(liar, vote, self.chance.randint(1, 3))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     stakes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     failing=st.dictionaries(UIDS, st.booleans()),

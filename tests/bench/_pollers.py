@@ -108,7 +108,7 @@ async def _weigh(endpoint: str, key: Hotkey, size: int, seen: Seen) -> None:
 
 
 def _measured(ledger: LedgerProcess, pollers: int, seen: Seen) -> dict[str, Any]:
-    numbers = sorted(seen.times)
+    numbers = sorted(seen.times.keys() - {0})  # that one came with the process, not with the clock
     intervals = [seen.times[n + 1] - seen.times[n] for n in numbers[:-1]]
     heard = sorted(seen.delays)
     return {

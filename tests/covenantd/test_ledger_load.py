@@ -20,5 +20,5 @@ async def test_the_loads_of_the_benchmark_run(tmp_path: Path) -> None:
     """Small, for the code's sake."""
     written = await writes_per_second(tmp_path / "writes", 3, 0.5)
     assert written["writes_per_second"] > 0
-    followed = await crowd(tmp_path / "crowd", 3, 2.5)
+    followed = await crowd(tmp_path / "crowd", 3, 4.0)
     assert followed["blocks"] > 0 and followed["pollers"] == 3

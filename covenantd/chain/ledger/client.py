@@ -78,7 +78,8 @@ class LedgerChain:
         if any(len(field) > MAX_FIELD_BYTES for field in fields):
             raise ChainRefused("InvalidArguments", f"a field has at most {MAX_FIELD_BYTES} bytes")
         signer = self._require_signer()
-        there = await self._read("commitment", hotkey=signer.hotkey)
+        with self._deadline("commitment", self._write_seconds):  # whoever writes waits for a ledger that restarts
+            there = await self._retrying("commitment", {"hotkey": signer.hotkey})
         if there is not None:
             known = decoded(partial(parse_commitment, signer.hotkey), there)
             if known.fields == tuple(map(bytes, fields)):

@@ -52,7 +52,7 @@ class Certifier:
                 deadline.start_soon(self._node.heads.cancel_at, self._node.spec.timing.vote(round), scope)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._certify, round, order)
-                    nursery.start_soon(revisions.hand_on, self._node, round)
+                    nursery.start_soon(revisions.hand_on, self._node)
                     if self._node.hotkey.hotkey in order.order:
                         nursery.start_soon(self._ballot.publish, round, len(order.order) == 1)
                     else:

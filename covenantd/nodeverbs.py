@@ -82,7 +82,7 @@ def _change(node: Node) -> Handler:
         if not node.validates:
             raise ControlError("failed", "only a validator proposes changes of the run spec")
         change = await revisions.offer(node, Fields(args).text("document", MAX_CHANGE_BYTES).encode())
-        told = await revisions.hand_on(node, node.journal.memory.round)
+        told = await revisions.hand_on(node)
         return {
             "schema": SCHEMA,
             "revision": change.revision,

@@ -1,5 +1,7 @@
 """Changes of the run spec in a running daemon: learnt from certified rosters, kept as blobs, put in force in time."""
 
+from collections.abc import Iterable
+
 import structlog
 import trio
 
@@ -112,7 +114,7 @@ async def serve(node: Node) -> None:
         digest, known = Fields(message).text("digest", 64), node.swarm.by_peer_id(peer)
         if not roster.is_hash(digest):
             raise ProtocolViolation("a digest that is no hash")
-        if known is None or known.hotkey not in await node.agreement.certifiers(node.journal.memory.round):
+        if known is None or known.hotkey not in await _certifiers(node):
             raise Refused("you are not enrolled as a certifier")
         if node.journal.memory.offered != digest:
             if (reason := await _objection(node, node.journal.memory.round, digest)) is not None:
@@ -138,7 +140,12 @@ async def offer(node: Node, document: bytes) -> SpecChange:
     return change
 
 
-async def hand_on(node: Node, round: int) -> int:
+async def _certifiers(node: Node) -> Iterable[str]:
+    """At the newest block: the round in work may not have begun."""
+    return roster.certifiers(await node.agreement.view(node.heads.number))
+
+
+async def hand_on(node: Node) -> int:
     """In every round as long as there is a change to be proposed: some may not have been there before. How many of
     the other certifiers have it now."""
     digest, told = node.journal.memory.offered, list[str]()
@@ -155,7 +162,7 @@ async def hand_on(node: Node, round: int) -> int:
             log.info("change of the run spec not handed on", certifier=hotkey, error=str(error), peer_caused=True)
 
     async with trio.open_nursery() as nursery:
-        for hotkey in await node.agreement.certifiers(round):
+        for hotkey in await _certifiers(node):
             if hotkey != node.hotkey.hotkey:
                 nursery.start_soon(tell, hotkey)
     return len(told)

@@ -67,9 +67,12 @@ class WrittenChain:
     gone: Callable[[int], set[int]] = lambda block: set()  # uids that are not registered at a block
     head: int = 0
     kept_from: int = 0  # the state of older blocks is discarded
+    final: int = 1 << 60  # later blocks are not final
 
     async def metagraph(self, block: int) -> Metagraph:
         self._answer(block)
+        if block > self.final:
+            raise ChainRefused("BlockNotFinalized")
         if block < self.kept_from:
             raise ChainRefused("StateDiscarded")
         latest = {uid: vote for at, uid, vote in self.votes if at <= block}

@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 3.0
 _AGAIN_SECONDS = 1.0  # what watchers can relay shows only when they do
 _MAX_PIECES = 1 << 16
 _MAX_BLOBS = 64
-_FLOOR = 0.2  # of a part: who is not known to relay anything may well do so
+_FLOOR = 0.02  # of a part: who is not known to relay anything may well do so
 
 
 class Dealing:
@@ -28,6 +28,7 @@ class Dealing:
     def __init__(self, blob_id: str, pieces: int) -> None:
         self._blob_id = blob_id
         self._left = numpy.zeros(pieces, bool)
+        self._asked = numpy.zeros(pieces, bool)  # by whom they were dealt to
         self._owners: dict[str, int] = {}
         self._owner = numpy.zeros(pieces, numpy.int64)
         self._dealt_at = self._progress_at = 0.0
@@ -42,9 +43,16 @@ class Dealing:
         self._dealt_at, self._owners = now, {peer: place for place, peer in enumerate(sorted(worths))}
         if worths:
             self._owner = numpy.stack([self._scores(peer, weight) for peer, weight in self._weights(worths)]).argmax(0)
+            for peer in before.keys() & self._owners.keys():
+                self._owner[before[peer] & (self._asked | self._left)] = self._owners[peer]
         return before.keys() != self._owners.keys() or any(
             (before[peer] != (self._owner == place)).any() for peer, place in self._owners.items()
         )
+
+    def asked(self, peer: str, piece: int) -> None:
+        """It stays with `peer`, if it was dealt to it."""
+        if piece < len(self._owner) and self._owner[piece] == self._owners.get(peer, -1):
+            self._asked[piece] = True
 
     def left(self, piece: int, now: float) -> None:
         """It was sent to somebody."""
@@ -79,6 +87,7 @@ class Dealing:
 
 
 def relative_worth(worth: float, most: float) -> float:
+    """1 is what the best is worth."""
     return _FLOOR + (1.0 - _FLOOR) * (worth / most if most > 0 else 1.0)
 
 
@@ -107,6 +116,10 @@ class Dealings:
             self._end(blob_id)
             return whole
         return dealing.bitmap(peer)
+
+    def asked(self, blob_id: str, peer: PeerId, piece: int) -> None:
+        if blob_id in self._open:
+            self._open[blob_id].asked(peer, piece)
 
     def is_first(self, blob_id: str, piece: int) -> bool:
         dealing = self._open.get(blob_id)

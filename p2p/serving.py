@@ -107,6 +107,8 @@ class Serving:
                 if is_long and not isinstance(request, WatchList):
                     raise ProtocolViolation(f"a request of {length} bytes")
                 queue.add(request)
+                if isinstance(request, PieceRequest) and request.blob_id is not None:
+                    self.dealings.asked(request.blob_id, stream.remote, request.index)
                 if queue.watches and not watched and not is_long:
                     held.enter_context(self._watches.slot(stream.remote))
                 while len(queue.requests) >= MAX_QUEUED:

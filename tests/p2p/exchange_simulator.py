@@ -148,6 +148,8 @@ class SimulatedPeer:
         turn.since = self.world.now
         dealt = turn.blob_id == self.name and self.dealing is not None and not self.dealing.over(self.world.now)
         turn.first = dealt and self.dealing.is_first(turn.piece)
+        if dealt:
+            self.dealing.asked(turn.peer, turn.piece)
         self.queues.setdefault(turn.peer, deque()).append(turn)
         self.send()
 

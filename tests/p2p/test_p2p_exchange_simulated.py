@@ -10,14 +10,14 @@ def links(count: int, fast: int = 0) -> list[SimulatedLink]:
     return [SimulatedLink(20 * MBIT * (5 if i < fast else 1), 100 * MBIT) for i in range(count)]
 
 
-@pytest.mark.parametrize("fast", [0, 2])
-def test_eight_peers_come_close_to_the_bound(fast: int) -> None:
-    peers = links(8, fast)
+@pytest.mark.parametrize(("count", "fast"), [(8, 0), (8, 2), (4, 1)])
+def test_peers_come_close_to_the_bound(count: int, fast: int) -> None:
+    peers = links(count, fast)
     size = int(15 / bound_seconds(peers, 1))
     done = World(peers, size, PIECE).run()
-    assert done.seconds < 1.12 * bound_seconds(peers, size)  # of which 1.05 are headers, below what it can see
+    assert done.seconds < 1.13 * bound_seconds(peers, size)  # of which 1.05 are headers, below what it can see
     assert done.wasted < 0.01 * done.sent
-    assert done.doubled_early < 0.01 * done.sent  # each piece leaves its origin once before any twice
+    assert done.doubled_early < 0.005 * done.sent  # what was dealt anew while it was being asked for
 
 
 def test_fast_uplinks_are_preferred_as_relays(monkeypatch: pytest.MonkeyPatch) -> None:

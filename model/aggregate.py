@@ -96,7 +96,7 @@ class Combination:
     def _senders(self, band: Band, indices: Tensor, divisor: Tensor) -> Tensor:
         """The shares of who sent each coordinate, summed up in `divisor`, 1 where nobody did; who sends a chunk with
         scale 0 sends nothing of it."""
-        shares = torch.tensor(self.shares, dtype=torch.float32, device=divisor.device)
+        shares = torch.tensor(self.shares, dtype=torch.float32)
         share = shares.view(1, -1, 1).expand(indices.shape).clone()
         if not band.rule.per_tensor:
             silent = torch.stack([sparse.scales[band.rows] == 0 for sparse in self.roster], dim=1)
@@ -114,8 +114,7 @@ def combination(
     by_senders = combination_of(layout.compression) == "senders"
     shares = _shares(roster, weights, by_senders)
     _check_finite(layout, roster, alpha)
-    device = roster[0].indices.device
-    factors = [_factors(of_group, shares, alpha).to(device) for of_group in clips]
+    factors = [_factors(of_group, shares, alpha) for of_group in clips]
     return Combination(layout, roster, factors, shares, by_senders)
 
 

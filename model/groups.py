@@ -63,6 +63,11 @@ class Group(Protocol):
         """int64 places in [0, length) -> int64 positions in θ."""
         ...
 
+    def part(self, first: int, stop: int) -> "Group":
+        """What of it is in the chunks [first, stop), which are all its own. Raises ValueError: a cut through a row of
+        blocks."""
+        ...
+
     def bands(self, chunks: int) -> Iterator["Group"]:
         """Cut into groups of about that many chunks, at least one: what is done at a time bounds scratch memory."""
         ...
@@ -155,14 +160,18 @@ class Matrix:
     def in_theta(self, places: Tensor) -> Tensor:
         return places + self.offset
 
+    def part(self, first: int, stop: int) -> "Matrix":
+        if (first - self.first) % self.across or (stop - self.first) % self.across:
+            raise ValueError(f"chunks {first} to {stop} of {self.name} are no whole rows of {self.across} blocks")
+        top, bottom = ((chunk - self.first) // self.across * self.side for chunk in (first, stop))
+        rows = min(self.rows, bottom) - top
+        return replace(self, first=first, offset=self.offset + top * self.columns, rows=rows)
+
     def bands(self, chunks: int) -> Iterator["Matrix"]:
         """Whole rows of blocks."""
-        step = max(1, chunks // self.across)
-        for down in range(0, self.down, step):
-            top = down * self.side
-            rows = min(self.rows - top, step * self.side)
-            first, offset = self.first + down * self.across, self.offset + top * self.columns
-            yield replace(self, first=first, offset=offset, rows=rows)
+        step = max(1, chunks // self.across) * self.across
+        for first in range(self.first, self.stop, step):
+            yield self.part(first, min(first + step, self.stop))
 
 
 @dataclass(frozen=True)
@@ -214,10 +223,13 @@ class Run:
     def in_theta(self, places: Tensor) -> Tensor:
         return torch.cat([torch.arange(offset, offset + length) for offset, length in self.spans])[places]
 
+    def part(self, first: int, stop: int) -> "Run":
+        low, high = ((chunk - self.first) * self.chunk for chunk in (first, stop))
+        return replace(self, first=first, spans=_between(self.spans, low, high))
+
     def bands(self, chunks: int) -> Iterator["Run"]:
         for first in range(self.first, self.stop, chunks):
-            low = (first - self.first) * self.chunk
-            yield replace(self, first=first, spans=_between(self.spans, low, low + chunks * self.chunk))
+            yield self.part(first, min(first + chunks, self.stop))
 
 
 def _between(spans: tuple[tuple[int, int], ...], low: int, high: int) -> tuple[tuple[int, int], ...]:

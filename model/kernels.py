@@ -44,8 +44,8 @@ class Kernels:
 
 
 def kernels_for(flat: Tensor) -> Kernels | None:
-    """None where torch does it: elsewhere than on the CPU, of a small model, without numba."""
-    return compiled() if flat.device.type == "cpu" and len(flat) >= LEAST_PARAMETERS else None
+    """None where torch does it: of a small model, without numba."""
+    return compiled() if len(flat) >= LEAST_PARAMETERS else None
 
 
 @cache

@@ -31,21 +31,23 @@ def outer_step(
     weights: Sequence[float] | None = None,
     out: Tensor | None = None,
     beat: Beat = no_beat,
+    part: range | None = None,
 ) -> OuterStep:
     """`theta` fp32 [P] is not changed unless it is `out`, too, which then is the new θ. α is rounded to fp32; for
     `weights` and what is rounded see `aggregate`. Raises ValueError, θ untouched, for what could make it not finite.
 
-    An empty roster (a void round) returns `theta` itself.
+    An empty roster (a void round) returns `theta` itself. `part`: only these chunks take the step, see `sparse.bands`;
+    the rest of `out` is as it was, and so is the norm that of the part. The roster is whole: so are norms and clipping.
     """
     if not roster:
         return OuterStep(theta, 0.0, 0)
     clips = clipping(layout, roster)
     combined = combination(layout, roster, clips, alpha, weights)
-    out = torch.empty_like(theta) if out is None else out
+    out = theta.clone() if out is None else out
     kernels = None if combined.by_senders else kernels_for(theta)
     chunks = sparse_module.band_chunks(kernels is not None, SUMMED_CHUNKS)
-    squares, buffer = 0.0, torch.empty(0, device=theta.device)  # kept: fresh pages for each band would cost more
-    for band in bands(layout, chunks):
+    squares, buffer = 0.0, torch.empty(0)  # kept: fresh pages for each band would cost more
+    for band in bands(layout, chunks, part):
         if kernels and isinstance(band.group, Matrix) and not band.group.padded:
             squares += kernels.step(band.group, theta, out, combined.entries(band).parts)
         else:

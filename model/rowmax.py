@@ -2,6 +2,11 @@
 
 Of a 64x64 block with k = 64 that is one of each row of 64. Compared with the k largest of the chunk, an index takes
 exactly log2(chunk / k) bits, the selection is an argmax, and every part of the chunk is heard.
+
+No paper's: SparseLoCo (arXiv 2508.15706) takes the k largest of a chunk. That a structured choice of as many need not
+lose is known of weights (N:M sparsity, arXiv 2104.08378); of pseudo-gradients with error feedback it was found here,
+see `python -m tests.bench learning`. With it goes a larger α, as supports of peers hardly overlap and dividing by the
+roster leaves each coordinate a fraction of what one peer sent.
 """
 
 import numpy as np

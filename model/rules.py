@@ -2,7 +2,12 @@
 
 `covenant` is SparseLoCo as its papers have it (arXiv 2508.15706, 2603.08163); `topk2` the same update in fewer bytes;
 `templar` what Templar's code does, from its description; `row1` one of each row and a sign. The names are those of
-`config.CODECS`; the run spec chooses.
+`config.CODECS`; the run spec chooses. `row1` is the default: half the bytes of the paper's rule at a lower loss.
+
+All of it works on CPU tensors: θ, the error feedback and the contributions are there whatever device trains, so the
+device cannot change a bit of what peers must agree on, and no selection costs a GPU memory. On the CPU, nothing
+depends on threads, vector width, bands, shards or whether `kernels` are compiled: comparisons are exact, sums of
+floats have one order, and each operation is rounded by itself.
 """
 
 from collections.abc import Callable

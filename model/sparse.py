@@ -42,12 +42,24 @@ def band_chunks(compiled: bool, most: int = BAND_CHUNKS) -> int:
     return 4 * BAND_CHUNKS if compiled else min(most, BAND_CHUNKS)
 
 
-def bands(layout: Layout, chunks: int | None = None) -> Iterator[Band]:
-    """All of a layout, in order, about that many chunks each."""
-    rule = rule_of(layout.compression)
+def bands(layout: Layout, chunks: int | None = None, part: range | None = None) -> Iterator[Band]:
+    """All of a layout, or of a shard of it, in order, about that many chunks each.
+
+    `part`: the shard's chunks; of a matrix it can only have whole rows of blocks, else ValueError.
+    """
+    rule, part = rule_of(layout.compression), part or range(layout.chunks)
     for number, group in enumerate(layout.groups):
-        for band in group.bands(chunks or BAND_CHUNKS):
-            yield Band(number, rule, band, layout.present_in(band))
+        first, stop = max(group.first, part.start), min(group.stop, part.stop)
+        if first < stop:
+            for band in group.part(first, stop).bands(chunks or BAND_CHUNKS):
+                yield Band(number, rule, band, layout.present_in(band))
+
+
+def joined(parts: Sequence[Sparse]) -> Sparse:
+    """What was compressed by shards, which followed each other."""
+    fields = ((part.scales, part.indices, part.codes) for part in parts)
+    scales, indices, codes = (torch.cat(field) for field in zip(*fields, strict=True))
+    return Sparse(scales, indices, codes)
 
 
 def codes_of(band: Band, roster: Sequence[Sparse]) -> Tensor:
@@ -79,14 +91,10 @@ def amounts(band: Band, roster: Sequence[Sparse], factors: Tensor) -> Tensor:
 def add_(chunks: Tensor, indices: Tensor, added: Tensor) -> None:
     """chunks ← chunks + `added` fp32 [m, contributions, k] at `indices` int64 of that shape; [m, chunk] in place.
 
-    One contribution after the other; each adds at most one value to a coordinate. A CPU takes what belongs to a row
-    of chunks in the order in which it is given; elsewhere, contributions are added one at a time.
+    One contribution after the other, each at most one value to a coordinate: a CPU takes what belongs to a row of
+    chunks in the order in which it is given, for any number of threads.
     """
-    if chunks.device.type == "cpu":
-        chunks.scatter_add_(1, indices.flatten(1), added.flatten(1))
-    else:
-        for number in range(indices.shape[1]):
-            chunks.scatter_add_(1, indices[:, number], added[:, number])
+    chunks.scatter_add_(1, indices.flatten(1), added.flatten(1))
 
 
 def subtract_(flat: Tensor, layout: Layout, sparse: Sparse, factor: Tensor) -> None:

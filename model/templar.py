@@ -4,6 +4,10 @@ Written from its description: the values of a tensor are centred, cut into 4 bin
 their mean, and each bin is sent as the mean of its values. Of the two humps of a top-k selection each falls into one
 bin, so that of four levels two are used in practice (1.0-1.1 bits of entropy). Sums are in fp64 and folded by halves,
 so that thread counts change no bit.
+
+Where this is not Templar's code: all 1-D tensors are one run of chunks and quantised together, where there each is
+padded alone; of an even number of norms the lower median is taken, none is raised by 1e-8; and values beyond ±32,
+which no training gives, are sent as ±32, so that nobody's levels can make θ infinite.
 """
 
 from math import fsum, sqrt
@@ -36,7 +40,7 @@ def quantize(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def dequantize(levels: Tensor, codes: Tensor) -> Tensor:
     """Levels fp32 [n, 4] of n contributions' tensors, their codes uint8 [m, n, k] -> fp32 [m, n, k]."""
-    first = torch.arange(0, levels.numel(), LEVELS, dtype=torch.int32, device=codes.device)
+    first = torch.arange(0, levels.numel(), LEVELS, dtype=torch.int32)
     keys = codes.int() + first.unsqueeze(1)
     return torch.index_select(levels.view(-1), 0, keys.view(-1)).view(codes.shape)
 

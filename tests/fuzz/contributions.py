@@ -1,8 +1,9 @@
 """`python -m tests.fuzz.contributions COUNT SEED [CODEC]`: hostile contribution files, thrown at `contribution.parse`.
 
-Valid files of all codecs, damaged in ways that keep most of them plausible. Each must be refused with a
-ContributionError, or be exactly what an honest peer would have written. The process may not grow by more than
-MAX_GROWTH_BYTES meanwhile: the kernel refuses what is beyond. Prints how many of each codec were accepted.
+Valid files of all codecs, of small chunks and now and then of full ones, damaged in ways that keep most of them
+plausible. Each must be refused with a ContributionError, or be exactly what an honest peer would have written, and
+then a roster of three must give a finite θ. The process may not grow by more than MAX_GROWTH_BYTES meanwhile: the
+kernel refuses what is beyond. Prints how many of each codec were accepted.
 """
 
 import random
@@ -18,13 +19,17 @@ from model.compress import compress
 from model.config import CODECS, CompressionConfig
 from model.contribution import HEADER_BYTES, Expected, Header
 from model.errors import ContributionError
-from model.layout import Layout
+from model.layout import Layout, Shapes
 from model.outer import outer_step
+from model.sparse import Sparse
 
-MAX_GROWTH_BYTES = 16 << 20
+MAX_GROWTH_BYTES = 4 << 20
+FULL_SHARE = 0.1  # of inputs with chunks of 4096, of which 64 are kept: ranks of nine limbs, columns of six bits
+ALPHA = 2.0
 HEADER = Header("01" * 32, 7, "23" * 32, "45" * 32)
 EXPECTED = Expected(HEADER.run_id, HEADER.round, HEADER.base_state_hash, HEADER.hotkey)
-SHAPES = (("w", (6, 5)), ("n", (19,)))  # whole, partly and mostly padded chunks of 16
+SMALL = (("w", (6, 5)), ("n", (19,))), 16, 4  # whole, partly and mostly padded chunks of 16
+FULL = (("w", (64, 70)), ("n", (100,))), 4096, 64
 INTERESTING = (0, 1, 2, 3, 0x0F, 0x7F, 0x80, 0xC0, 0xF0, 0xF1, 0xFE, 0xFF)
 
 Random = random.Random
@@ -84,26 +89,42 @@ def hostile(chance: Random, own: list[bytes], others: list[bytes]) -> bytes:
     return bytes(data)
 
 
-def fuzz(codec: str, count: int, seed: int) -> int:
-    """Returns how many of `count` were accepted. Raises AssertionError on one that is not canonical."""
-    layouts = {name: Layout.of(SHAPES, CompressionConfig(name, chunk=16, kept_per_chunk=4)) for name in CODECS}
-    files = {name: valid_files(layout) for name, layout in layouts.items()}
-    layout, chance, accepted = layouts[codec], Random(f"{codec} {seed}"), 0
-    others = [file for of_codec in files.values() for file in of_codec]
-    theta = torch.zeros(layout.parameters)
-    outer_step(layout, theta, [contribution.parse(files[codec][1], layout, EXPECTED)], 1.0)  # all is loaded now
+class Target:
+    """A layout of each codec, and what it takes and refuses."""
+
+    def __init__(self, codec: str, shapes: Shapes, chunk: int, kept: int) -> None:
+        layouts = {name: Layout.of(shapes, CompressionConfig(name, chunk, kept)) for name in CODECS}
+        files = {name: valid_files(layout) for name, layout in layouts.items()}
+        self.layout, self.own = layouts[codec], files[codec]
+        self.others = [file for of_codec in files.values() for file in of_codec]
+        self.theta = torch.zeros(self.layout.parameters)
+        self.honest = [contribution.parse(file, self.layout, EXPECTED) for file in self.own[1:3]]
+        self.accepted = 0
+        self.step(self.honest[0])  # all is loaded now
+
+    def throw(self, chance: Random) -> None:
+        """One more. Raises AssertionError if it is accepted and not canonical, or does harm."""
+        data = hostile(chance, self.own, self.others)
+        try:
+            sparse = contribution.parse(data, self.layout, EXPECTED)
+        except ContributionError:
+            return
+        self.accepted += 1
+        assert contribution.encode_body(self.layout, sparse) == data[HEADER_BYTES:], data.hex()
+        if self.accepted % 20 == 0:
+            assert torch.isfinite(self.step(sparse)).all(), data.hex()
+
+    def step(self, sparse: Sparse) -> torch.Tensor:
+        return outer_step(self.layout, self.theta, [self.honest[0], sparse, self.honest[1]], ALPHA).theta
+
+
+def fuzz(codec: str, count: int, seed: int) -> tuple[int, int]:
+    """Returns how many of `count` were accepted, of small chunks and of full ones."""
+    small, full, chance = Target(codec, *SMALL), Target(codec, *FULL), Random(f"{codec} {seed}")
     limit_memory()
     for _ in range(count):
-        data = hostile(chance, files[codec], others)
-        try:
-            sparse = contribution.parse(data, layout, EXPECTED)
-        except ContributionError:
-            continue
-        accepted += 1
-        assert contribution.encode_body(layout, sparse) == data[HEADER_BYTES:], data.hex()
-        if accepted % 50 == 0:
-            assert torch.isfinite(outer_step(layout, theta, [sparse], 1.0).theta).all(), data.hex()
-    return accepted
+        (full if chance.random() < FULL_SHARE else small).throw(chance)
+    return small.accepted, full.accepted
 
 
 def limit_memory() -> None:
@@ -115,4 +136,4 @@ def limit_memory() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in sys.argv[3:] or CODECS:
-        print(name, fuzz(name, int(sys.argv[1]), int(sys.argv[2])))
+        print(name, *fuzz(name, int(sys.argv[1]), int(sys.argv[2])))

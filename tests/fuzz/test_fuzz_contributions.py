@@ -11,18 +11,20 @@ from model.config import CODECS
 ROOT = Path(__file__).parents[2]
 
 
-def run(count: int, seed: int, timeout_seconds: float, *codecs: str) -> dict[str, int]:
-    """How many of each codec were accepted; what breaks a rule is in the assertion's message."""
+def run(count: int, seed: int, timeout_seconds: float, *codecs: str) -> dict[str, tuple[int, int]]:
+    """How many of each codec were accepted, of small and of full chunks; a broken rule is in the assertion's message."""
     command = [sys.executable, "-m", "tests.fuzz.contributions", str(count), str(seed), *codecs]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     assert done.returncode == 0, done.stderr
-    return {codec: int(accepted) for codec, accepted in (line.split() for line in done.stdout.splitlines())}
+    lines = (line.split() for line in done.stdout.splitlines())
+    return {codec: (int(small), int(full)) for codec, small, full in lines}
 
 
 def test_hostile_files_give_clean_errors() -> None:
     accepted = run(5_000, 0, 290)
     assert set(accepted) == set(CODECS)
-    assert all(500 < count < 4_500 for count in accepted.values()), accepted  # both ways out are walked
+    for small, full in accepted.values():  # both ways out are walked, of either
+        assert 450 < small < 4_050 and 50 < full < 450, accepted
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from test_model_codecs import STATES
 
 from model import aggregate, statehash
 from model.compress import compress
@@ -51,13 +52,32 @@ def final_hash(threads: int) -> str:
     return statehash.state_hash(theta, 65536)
 
 
-@pytest.mark.parametrize(("threads", "capability"), [(1, "default"), (3, "avx2")])
-def test_golden_hash_for_any_threads_and_vector_width(threads: int, capability: str) -> None:
-    here = str(Path(__file__).parent)
-    command = f"import sys; sys.path.insert(0, {here!r}); import test_model_outer as t; print(t.final_hash({threads}))"
+IN_A_PROCESS = """
+import sys; sys.path.insert(0, {here!r})
+import test_model_outer as outer, test_model_codecs as codecs
+print(outer.final_hash({threads}), *(codecs.final_hash(codec) for codec in codecs.STATES))
+"""
+
+
+@pytest.mark.parametrize(
+    ("threads", "capability", "disabled"),
+    [(1, "default", "X86_V3 X86_V4 AVX2 FMA3 AVX512F"), (3, "avx2", "X86_V4 AVX512F")],
+)
+def test_golden_hashes_of_all_codecs_for_any_threads_and_vector_width(
+    threads: int, capability: str, disabled: str
+) -> None:
+    command = IN_A_PROCESS.format(here=str(Path(__file__).parent), threads=threads)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ATEN_CPU_CAPABILITY": capability}
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == GOLDEN_STATE
+    environment["NPY_DISABLE_CPU_FEATURES"] = " ".join(name for name in disabled.split() if _has(name))
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [GOLDEN_STATE, *STATES.values()]
+
+
+def _has(feature: str) -> bool:
+    """numpy refuses to start if told to do without what the machine, or its own build, has not."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]  # type: ignore[index]
+    return feature in found
 
 
 def test_it_equals_a_scalar_reckoning_in_numpy() -> None:

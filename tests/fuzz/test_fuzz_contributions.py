@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(count: int, seed: int, timeout_seconds: float, *codecs: str) -> dict[str, tuple[int, int]]:
-    """How many of each codec were accepted, of small and of full chunks; a broken rule is in the assertion's message."""
+    """How many of each codec were accepted, of small and of full chunks; a broken rule is in the message."""
     command = [sys.executable, "-m", "tests.fuzz.contributions", str(count), str(seed), *codecs]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ async def test_commits_are_shown_as_they_come_and_held_once_they_are_here(
     node.exchange = cast(Any, holders)
     found: list[Mirrored] = []
 
-    async def mirrored(node: object, round: int) -> list[Mirrored]:
+    async def mirrored(node: object, round: int, rejected: object) -> list[Mirrored]:
         return found
 
     def commit(uid: int, blob_id: str) -> Mirrored:

@@ -209,6 +209,7 @@ class Exchange:
     async def _serve(self, stream: Stream) -> None:
         if self.reputation.is_banned(stream.remote):
             return
+        self._fetching.returned(stream.remote)
         try:
             await self._serving.answer(stream)
         except ProtocolViolation as error:

@@ -39,6 +39,7 @@ class Pause:
 
     failures: int = 0
     until: float = 0.0
+    deserved: bool = False  # it was there and gave nothing
 
 
 class Fetching:
@@ -68,6 +69,7 @@ class Fetching:
         self._budget = ByteBudget(max(settings.receive_budget_bytes, MAX_PIECE_BYTES))
         self._sessions: dict[PeerId, Session] = {}
         self._pauses: dict[PeerId, Pause] = {}
+        self._named: set[PeerId] = set()  # as holders, when we looked last
         self._news = trio.Event()
 
     def begin(self, blob_id: str, max_bytes: int, seed: Path | None, priority: int, source: Source) -> Download:
@@ -130,6 +132,10 @@ class Fetching:
         for blob_id, download in self.downloads.items():
             for holder in download.holders() - {self._transport.peer_id}:
                 useful.setdefault(holder, set()).add(blob_id)
+        if self.downloads:
+            for holder in useful.keys() - self._named:
+                self.returned(holder)
+            self._named = set(useful)
         ready = self._ready(set(useful) - set(self._sessions))
         self._dismiss(useful, crowded=len(ready) + len(self._sessions) > self._settings.max_holders)
         for holder in ready[: max(self._settings.max_holders - len(self._sessions), 0)]:
@@ -138,6 +144,13 @@ class Fetching:
             nursery.start_soon(self._visit, session)
         for holder, session in self._sessions.items():
             session.watch(useful.get(holder, ()))
+
+    def returned(self, holder: PeerId) -> None:
+        """It is connected again, or spoke to us: whoever was gone need not be waited for any longer."""
+        pause = self._pauses.get(holder)
+        if pause is not None and not pause.deserved:
+            del self._pauses[holder]
+            self._look_again()
 
     def _ready(self, holders: set[PeerId]) -> list[PeerId]:
         now, reputation = trio.current_time(), self._reputation
@@ -210,6 +223,7 @@ class Fetching:
         pause = self._pauses.pop(session.holder, Pause())
         self._pauses[session.holder] = pause
         forget_oldest(self._pauses)
+        pause.deserved = session.barren
         pause.failures = 0 if session.fruitful and not session.barren else pause.failures + 1
         seconds = min(self._settings.retry_seconds * 2.0 ** min(pause.failures, 16), limit_seconds)
         pause.until = trio.current_time() + seconds * random.uniform(0.75, 1.25)

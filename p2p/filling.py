@@ -66,7 +66,7 @@ class Filling:
                 except (BlobError, trio.Cancelled):
                     self._store.close(partial)
                     raise
-                schedule = Schedule(manifest.pieces, partial.missing(), manifest.pieces, random.getrandbits(32))
+                schedule = Schedule(manifest.pieces, partial.missing(), random.getrandbits(32))
                 self.work = Work(partial, schedule)
                 self.wake()
                 self._on_opened(self.work)

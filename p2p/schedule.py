@@ -14,11 +14,10 @@ Holder = str
 
 
 class Schedule:
-    """`pieces` of one blob, `missing` those to get, at most `per_holder` requests in flight a holder."""
+    """`pieces` of one blob, `missing` those to get."""
 
-    def __init__(self, pieces: int, missing: Iterable[int], per_holder: int, order_seed: int) -> None:
+    def __init__(self, pieces: int, missing: Iterable[int], order_seed: int) -> None:
         self.pieces = pieces
-        self._per_holder = per_holder
         self._missing = numpy.zeros(pieces, bool)
         self._missing[list(missing)] = True
         self._asked = numpy.zeros(pieces, bool)  # by a request that is not late
@@ -50,7 +49,7 @@ class Schedule:
         return bool((self._offers[holder] & self._missing).any())
 
     def next_for(self, holder: Holder) -> int | None:
-        """The piece to ask `holder` for now, noted as in flight; None if it is at its limit or of no use now."""
+        """The piece to ask `holder` for now, noted as in flight; None if it is of no use now."""
         candidate = self.candidate(holder)
         if candidate is None:
             return None
@@ -60,7 +59,7 @@ class Schedule:
     def candidate(self, holder: Holder) -> tuple[int, float, int] | None:
         """(rarity, place in our own order from 0 to 1, piece) of what `next_for` would ask; comparable over blobs."""
         flights, offered = self._flights.get(holder), self._offers.get(holder)
-        if flights is None or offered is None or len(flights) >= self._per_holder:
+        if flights is None or offered is None:
             return None
         useful = offered & self._missing & ~self._asked
         if flights:

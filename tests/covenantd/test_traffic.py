@@ -74,9 +74,16 @@ async def test_every_fetch_says_how_much_it_matters(tmp_path: Path) -> None:
 
 
 async def test_the_daemons_exchange_knows_peers_and_what_blobs_are_for(tmp_path: Path) -> None:
-    swarm = SimpleNamespace(transport=SimpleNamespace(peer_id="own"), reputation=Reputation(), knows="AB".__contains__)
+    told = {"A": SimpleNamespace(up=2_500_000)}
+    swarm = SimpleNamespace(
+        transport=SimpleNamespace(peer_id="own"),
+        reputation=Reputation(),
+        knows="AB".__contains__,
+        by_peer_id=told.get,
+    )
     metrics = Metrics()
     exchange = daemon._exchange(cast(Any, swarm), BlobStore(tmp_path), metrics, Traffic(SPEC, metrics))
     assert exchange.admit("A") and not exchange.admit("C")
+    assert exchange.uplink_of("A") == 2_500_000 and exchange.uplink_of("B") == 0
     assert exchange._serving.priority_of(SPEC.dataset.heldout_shard) == Priority.DATASET
     assert exchange._serving.priority_of("f" * 64) == Priority.CONTRIBUTION

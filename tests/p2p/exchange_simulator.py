@@ -242,7 +242,7 @@ class World:
             peer.dealing = Dealing(blob_id, pieces)
         if not mine:
             peer.missing += pieces
-            schedule = peer.schedules[blob_id] = Schedule(pieces, range(pieces), pieces, self.random.getrandbits(32))
+            schedule = peer.schedules[blob_id] = Schedule(pieces, range(pieces), self.random.getrandbits(32))
             size = lambda piece: min(piece_bytes, payload_bytes - piece * piece_bytes)  # noqa: E731
             peer.agenda.add(blob_id, Wanted(schedule, size, 1))
 

@@ -19,14 +19,14 @@ def bits(pieces, size: int) -> bytes:
 
 
 def wanted(pieces: int, priority: int = 1, seed: int = 0) -> Wanted:
-    return Wanted(Schedule(pieces, range(pieces), pieces, seed), lambda piece: SIZE, priority)
+    return Wanted(Schedule(pieces, range(pieces), seed), lambda piece: SIZE, priority)
 
 
 @st.composite
 def swarms(draw):
     """(pieces by blob, holder -> (pieces it has by blob, how it behaves))."""
     blobs = draw(st.dictionaries(st.sampled_from("xyz"), st.integers(1, 20), min_size=1))
-    manners = st.sampled_from(["good", "slow", "lies", "refuses", "leaves"])
+    manners = st.sampled_from(["good", "slow", "lies", "refuses", "leaves", "stalls"])
     shares = st.fixed_dictionaries({blob: st.sets(st.integers(0, size - 1)) for blob, size in blobs.items()})
     return blobs, draw(st.dictionaries(st.sampled_from("ABCDE"), st.tuples(shares, manners)))
 
@@ -58,7 +58,10 @@ class Run:
         return asked
 
     def answer(self, holder) -> None:
-        manner, ask = self.holders[holder][1], self.flights[holder].pop(0)
+        manner = self.holders[holder][1]
+        if manner == "stalls":
+            return self.stall(holder)
+        ask = self.flights[holder].pop(0)
         self.now += 0.01 if manner == "good" else 1.0
         schedule = self.wanted[ask.blob_id].schedule
         if manner in ("good", "slow"):
@@ -68,8 +71,20 @@ class Run:
             self.agenda.landed(holder, ask, self.now, arrived=False)
             schedule.failed(holder, ask.piece)
         else:
-            self.agenda.gone(holder)
-            del self.holders[holder], self.flights[holder]
+            self.leave(holder)
+        return None
+
+    def stall(self, holder) -> None:
+        """Nothing comes: the first time it is called late, some of it or all; then it is left."""
+        asks = self.flights[holder]
+        some = None if self.random.random() < 0.5 else asks[: len(asks) // 2 + 1]
+        if not self.agenda.late(holder, some):
+            self.leave(holder)
+        self.now += 3.0
+
+    def leave(self, holder) -> None:
+        self.agenda.gone(holder)
+        del self.holders[holder], self.flights[holder]
 
     def to_the_end(self) -> None:
         for _ in range(5_000):
@@ -88,6 +103,7 @@ def test_it_ends_with_every_piece_that_a_live_holder_has(swarm, seed):
     blobs, holders = swarm
     run = Run(blobs, holders, seed)
     run.to_the_end()
+    assert not any(run.agenda.in_flight(holder) for holder in holders)
     for blob in blobs:
         live = [shares[blob] for shares, manner in holders.values() if manner in ("good", "slow")]
         assert not set(run.wanted[blob].schedule.missing) & set().union(*live)

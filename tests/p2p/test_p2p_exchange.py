@@ -165,6 +165,31 @@ async def test_a_holder_that_comes_back_is_taken_up_again(swarm, autojump_clock)
     assert c.exchange.received_bytes["A"] <= 31 * PIECE
 
 
+@pytest.mark.parametrize("sign", ["named again", "speaks to us"])
+async def test_a_sole_holder_is_taken_up_at_once_when_it_returns(swarm, autojump_clock, sign):
+    a, c = await swarm.peer("A", Link(0.01, 10 * PIECE)), await swarm.peer("C", Link(0.01))
+    blob_id, holders = a.give(content(60)), ["A"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: c.exchange.fetch(blob_id, lambda: holders, max_bytes=CAP))
+        await trio.sleep(1)
+        swarm.network.freeze("A")
+        await trio.sleep(400)  # by now it waits for long between tries
+        assert c.exchange._fetching._pauses["A"].failures >= 3
+        if sign == "named again":
+            holders.clear()
+            await trio.sleep(2)
+            swarm.network.thaw("A")
+            holders.append("A")
+        else:
+            swarm.network.thaw("A")
+            async with trio.open_nursery() as other:
+                other.start_soon(lambda: a.exchange.fetch("0" * 64, lambda: ["C"], max_bytes=CAP))
+                await trio.sleep(1)
+                other.cancel_scope.cancel()
+        returned = trio.current_time()
+    assert trio.current_time() - returned < 10
+
+
 async def test_a_frozen_holder_is_left_after_the_stall_timeout(swarm, autojump_clock):
     a, b, c = [await swarm.peer(n, Link(0.01, 10 * PIECE), stall_seconds=10) for n in "ABC"]
     blob_id = a.give(content(30))

@@ -36,9 +36,13 @@ def test_many_peers_with_drawn_links_all_get_all(count: int) -> None:
 
     draw = random.Random(7)
     peers = [
-        SimulatedLink(draw.choice([10, 20, 50, 100]) * MBIT, 200 * MBIT, draw.uniform(0.005, 0.1)) for _ in range(count)
+        SimulatedLink(
+            draw.choice([10, 20, 50, 100]) * MBIT, draw.choice([50, 100, 300]) * MBIT, draw.uniform(0.005, 0.1)
+        )
+        for _ in range(count)
     ]
     done = World(peers, 8 * PIECE, PIECE, origins=8, neighbours=16).run()
+    print(f"{count} peers: {done.seconds:.1f} s, bound {bound_seconds(peers, 8 * PIECE, 8):.1f} s, {done.sent} pieces")
     assert len(done.finished) == count
     assert done.wasted < 0.05 * done.sent
 

@@ -14,20 +14,20 @@ def bits(pieces, size: int) -> bytes:
 
 @st.composite
 def swarms(draw):
-    """(pieces, missing, per holder limit, holder -> (pieces it offers, how it behaves))."""
+    """(pieces, missing, holder -> (pieces it offers, how it behaves))."""
     size = draw(st.integers(1, 40))
     everyone = st.sets(st.integers(0, size - 1))
     manners = st.sampled_from(["good", "lies", "stalls", "leaves", "refuses"])
     holders = draw(st.dictionaries(st.sampled_from("ABCDEF"), st.tuples(everyone, manners), max_size=6))
-    return size, draw(everyone), draw(st.integers(1, 4)), holders
+    return size, draw(everyone), holders
 
 
 class Run:
     """Plays a swarm against a schedule; checks every request as it is made."""
 
-    def __init__(self, size, missing, limit, holders, seed):
-        self.schedule = Schedule(size, missing, limit, seed)
-        self.limit, self.holders, self.random = limit, dict(holders), random.Random(seed)
+    def __init__(self, size, missing, holders, seed):
+        self.schedule = Schedule(size, missing, seed)
+        self.holders, self.random = dict(holders), random.Random(seed)
         self.flights: dict[str, list[int]] = {holder: [] for holder in holders}
         self.refused: set[tuple[str, int]] = set()
         self.late: set[tuple[str, int]] = set()
@@ -44,7 +44,6 @@ class Run:
         assert piece in self.schedule.missing, "asked for what is here"
         assert (holder, piece) not in self.refused
         self.flights[holder].append(piece)
-        assert len(self.flights[holder]) <= self.limit
         return True
 
     def answer(self, holder) -> None:
@@ -77,8 +76,8 @@ class Run:
 @given(swarms(), st.integers(0, 2**32))
 @settings(max_examples=200)
 def test_it_ends_with_every_piece_that_a_live_holder_has(swarm, seed):
-    size, missing, limit, holders = swarm
-    run = Run(size, missing, limit, holders, seed)
+    size, missing, holders = swarm
+    run = Run(size, missing, holders, seed)
     run.to_the_end()
     obtainable = {p for offered, manner in holders.values() if manner == "good" for p in offered}
     assert not set(run.schedule.missing) & obtainable
@@ -87,13 +86,13 @@ def test_it_ends_with_every_piece_that_a_live_holder_has(swarm, seed):
 
 @given(st.integers(1, 60), st.integers(0, 2**32))
 def test_one_good_holder_of_everything_is_enough(size, seed):
-    run = Run(size, range(size), 4, {"good": (set(range(size)), "good"), "bad": (set(range(size)), "lies")}, seed)
+    run = Run(size, range(size), {"good": (set(range(size)), "good"), "bad": (set(range(size)), "lies")}, seed)
     run.to_the_end()
     assert run.schedule.done
 
 
 def test_rarest_first():
-    schedule = Schedule(4, range(4), 4, 1)
+    schedule = Schedule(4, range(4), 1)
     for holder, pieces in {"A": [0, 1, 2, 3], "B": [0, 1, 2], "C": [0, 1], "D": [0]}.items():
         schedule.offer(holder, bits(pieces, 4))
     assert [schedule.next_for("A") for _ in range(5)] == [3, 2, 1, 0, None]
@@ -102,14 +101,14 @@ def test_rarest_first():
 def test_peers_differ_in_the_order_of_equals():
     orders = set()
     for seed in range(8):
-        schedule = Schedule(30, range(30), 30, seed)
+        schedule = Schedule(30, range(30), seed)
         schedule.offer("A", full_bitmap(30))
         orders.add(tuple(schedule.next_for("A") for _ in range(30)))
     assert len(orders) == 8
 
 
 def test_a_late_piece_may_be_asked_of_another_and_the_first_answer_counts():
-    schedule = Schedule(1, [0], 2, 0)
+    schedule = Schedule(1, [0], 0)
     schedule.offer("A", b"\x01")
     schedule.offer("B", b"\x01")
     assert schedule.next_for("A") == 0
@@ -124,7 +123,7 @@ def test_a_late_piece_may_be_asked_of_another_and_the_first_answer_counts():
 
 
 def test_what_was_lost_is_asked_for_again():
-    schedule = Schedule(1, [0], 2, 0)
+    schedule = Schedule(1, [0], 0)
     schedule.offer("A", b"\x01")
     schedule.got("A", schedule.next_for("A"))
     schedule.lost(0)
@@ -133,11 +132,11 @@ def test_what_was_lost_is_asked_for_again():
 
 def test_a_bitmap_of_the_wrong_size_is_refused():
     with pytest.raises(ValueError, match="bitmap"):
-        Schedule(9, range(9), 1, 0).offer("A", b"\xff")
+        Schedule(9, range(9), 0).offer("A", b"\xff")
 
 
 def test_strangers_are_asked_for_nothing():
-    schedule = Schedule(1, [0], 1, 0)
+    schedule = Schedule(1, [0], 0)
     assert schedule.next_for("A") is None
     schedule.gone("A")
     schedule.failed("A", 0)

@@ -261,6 +261,17 @@ async def test_only_admitted_hotkeys_count(world: World, autojump_clock: Clock) 
     assert [record.content() for record in await a.swarm.lookup("commit", 1)] == [{"x": 1}]
 
 
+async def test_what_a_peer_says_of_its_link_is_in_its_record(world: World, autojump_clock: Clock) -> None:
+    a = await world.join("A")
+    b = await world.join("B", "A")
+    b.swarm.own_hints = lambda: {"up": 2_500_000, "down": 12_500_000, "else": 1}
+    await trio.sleep(120)
+    told = a.swarm.by_peer_id("B")
+    assert told is not None and (told.up, told.down) == (2_500_000, 12_500_000)
+    silent = b.swarm.by_peer_id("A")
+    assert silent is not None and (silent.up, silent.down) == (0, 0)
+
+
 async def test_asking_and_answering(world: World, autojump_clock: Clock) -> None:
     a, b = await world.join("A"), await world.join("B", "A")
 

@@ -15,7 +15,8 @@ from p2p.limits import forget_oldest
 from p2p.news import Notices
 from p2p.protocols import PeerId
 
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 3.0  # for watchers who do not ask for what they were dealt
+SLOW_SECONDS = 10.0  # for those who did ask: the uplink may be slow, or they gone
 _AGAIN_SECONDS = 1.0  # what watchers can relay shows only when they do
 _MAX_PIECES = 1 << 16
 _MAX_BLOBS = 64
@@ -63,7 +64,8 @@ class Dealing:
     def over(self, now: float) -> bool:
         """Everybody may hear of everything."""
         few = len(self._left) < 2 * len(self._owners)
-        stuck = bool(self._owners) and now - self._progress_at > PATIENCE_SECONDS
+        waits = bool((self._asked & ~self._left).any())
+        stuck = bool(self._owners) and now - self._progress_at > (SLOW_SECONDS if waits else PATIENCE_SECONDS)
         return few or stuck or bool(self._left.all())
 
     def is_first(self, piece: int) -> bool:

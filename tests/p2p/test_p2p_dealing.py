@@ -4,7 +4,7 @@ import pytest
 import trio
 from test_p2p_exchange import PIECE, Swarm, content
 
-from p2p.dealing import PATIENCE_SECONDS, Dealing
+from p2p.dealing import PATIENCE_SECONDS, SLOW_SECONDS, Dealing
 from p2p.testing import Link
 
 
@@ -40,6 +40,17 @@ def test_few_pieces_change_hands_when_a_watcher_comes_or_goes():
     assert not dealing.deal(dict.fromkeys("ABC", 9.0), 0.7)
 
 
+def test_what_was_asked_for_does_not_change_hands():
+    dealing = Dealing("x", 200)
+    dealing.deal({"A": 1.0, "B": 1.0}, 0.0)
+    before = share(dealing, "A")
+    for piece in before:
+        dealing.asked("A", piece)
+        dealing.asked("B", piece)
+    dealing.deal({"A": 0.0, "B": 1.0, "C": 1.0}, 2.0)
+    assert share(dealing, "A") == before
+
+
 def test_all_is_told_when_all_has_left_or_nobody_takes_the_rest():
     dealing = Dealing("x", 200)
     dealing.deal({"A": 0.0, "B": 0.0}, 10.0)
@@ -47,6 +58,9 @@ def test_all_is_told_when_all_has_left_or_nobody_takes_the_rest():
         dealing.left(piece, 11.0)
     assert not dealing.over(11.0 + PATIENCE_SECONDS) and dealing.over(11.1 + PATIENCE_SECONDS)
     assert dealing.is_first(199) and not dealing.is_first(0)
+    for peer in "AB":
+        dealing.asked(peer, 199)  # it waits for a slow uplink
+    assert not dealing.over(11.0 + SLOW_SECONDS) and dealing.over(11.1 + SLOW_SECONDS)
     dealing.left(199, 12.0)
     assert dealing.over(12.0)
 

@@ -102,6 +102,8 @@ def test_lists_from_the_environment_are_comma_separated(tmp_path: Path) -> None:
         (f'[network]\nlisten = "/ip4/1.2.3.4/tcp/1/p2p/{PEER}"', 2, "must not go on"),
         ('[network]\nbootstrap = ["/ip4/1.2.3.4/tcp/1"]', 2, "must end in /p2p/PEER_ID"),
         ('[network]\nbootstrap = "x"', 2, "list of strings"),
+        ('[network]\nuplink = "fast"', 2, "'fast' is not a rate"),
+        ('[network]\ndownlink = "40"', 2, "write e.g. 5MB"),
         ('[network]\nannounce = [\n"/ip6/1.2.3.4/tcp/1",\n]', 2, "IPv4 address 1.2.3.4 ip6"),
         ('[chain]\nkind = "bittensor"', 2, "no address of a bittensor chain"),
         ('[chain]\nendpoint = "finney"', 2, "no address of a ledger chain"),

@@ -35,17 +35,17 @@ class PeerProcess:
         directory.mkdir()
         command = [sys.executable, "-m", "tests.p2p.exchange_process", str(directory), lab.address(index)]
         self.process = subprocess.Popen(
-            lab.command(index, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            lab.command(index, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT
         )
         self.directory = directory
         self._heard: list[dict[str, Any]] = []
+        self._read = b""
         hello = self._hear(60.0)
         self.peer_id, self.address, self.p2pd, self.pid = (hello[k] for k in ("peer_id", "address", "p2pd", "pid"))
 
     def tell(self, verb: str, argument: object) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({verb: argument}) + "\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(json.dumps({verb: argument}).encode() + b"\n")
 
     def hear(self, verb: str, timeout_seconds: float = 60.0) -> Any:
         """The next answer of that kind. Raises TimeoutError."""
@@ -62,10 +62,14 @@ class PeerProcess:
 
     def _hear(self, timeout_seconds: float) -> dict[str, Any]:
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], max(timeout_seconds, 0.0))[0]:
-            raise TimeoutError("a peer did not answer in time")
-        line = self.process.stdout.readline()
-        assert line, "a peer failed"
+        deadline = time.monotonic() + timeout_seconds
+        while b"\n" not in self._read:
+            left = max(deadline - time.monotonic(), 0.0)
+            if not select.select([self.process.stdout], [], [], left)[0]:
+                raise TimeoutError("a peer did not answer in time")
+            self._read += (more := os.read(self.process.stdout.fileno(), 1 << 16))
+            assert more, "a peer failed"
+        line, _, self._read = self._read.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
 

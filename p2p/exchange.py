@@ -23,6 +23,7 @@ from p2p.turns import Turns, TurnSettings
 
 __all__ = ["PROTOCOL", "Exchange", "ExchangeSettings", "Priority"]
 _MAX_PRIORITIES = 4096
+_TOLD_SECONDS = 10.0
 
 
 class Exchange:
@@ -55,6 +56,7 @@ class Exchange:
         self._uplink, self._downlink = Cap(), Cap()
         self._sent, self._received = Meter(window_seconds=5.0, settle_seconds=3.0), Meter()
         self._priorities: dict[str, int] = {}
+        self._told: dict[PeerId, tuple[float, float]] = {}  # uplinks by their own word; until when that is new
         settings = settings or ExchangeSettings()
         self.uplink_of: Callable[[PeerId], float] = lambda peer: 0.0
         self._turns = Turns(TurnSettings(), self._uplink, self._sent, self._worth)
@@ -232,7 +234,15 @@ class Exchange:
         self.on_bytes("out", peer, blob_id, count)
 
     def _worth(self, peer: PeerId) -> float:
-        return self._given.of(peer) if self._given else self.uplink_of(peer)
+        if self._given:
+            return self._given.of(peer)
+        now = trio.current_time()
+        told, until = self._told.get(peer, (0.0, -math.inf))
+        if until < now:
+            told = self.uplink_of(peer)
+            self._told[peer] = (told, now + _TOLD_SECONDS)
+            forget_oldest(self._told)
+        return told
 
     def _priority(self, blob_id: str) -> int:
         known = self.priority_of(blob_id)

@@ -89,3 +89,14 @@ async def test_an_origin_sends_each_piece_once_before_any_twice(nursery, tmp_pat
     assert trio.current_time() - start < (1.5 if not dead else 2.5) * 4
     sent = sum(a.exchange.sent_bytes.values()) / PIECE / 200
     assert sent < (1.3 if not dead else 2.0)
+
+
+async def test_what_uplinks_say_they_can_counts_until_somebody_gave(nursery, tmp_path, autojump_clock):
+    swarm = Swarm(nursery, tmp_path)
+    a, b = await swarm.peer("A"), await swarm.peer("B")
+    asked = []
+    a.exchange.uplink_of = lambda peer: asked.append(peer) or {"B": 5.0}.get(peer, 0.0)
+    assert [a.exchange._worth(peer) for peer in "BBC"] == [5.0, 5.0, 0.0]
+    assert asked == ["B", "C"]  # it is not looked up for every piece
+    await a.fetch(b.give(content(3)), "B")
+    assert a.exchange._worth("B") > 5.0 and a.exchange._worth("C") == 0.0

@@ -4,12 +4,13 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.netlab.lab import Lab, Link, open_lab
 ROOT = Path(__file__).parents[2]
 UP_MBIT, DOWN_MBIT = 20.0, 100.0
 MBIT_PER_CORE = 50.0
+_MODULES = {"libtorrent": "_exchange_torrent", "bucket": "_exchange_bucket", "hivemind": "_exchange_hivemind"}
 _BUCKET_CONF = """
 worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log; daemon off;
 events {{ worker_connections 1024; }}
@@ -103,7 +105,7 @@ def run_method(method: str, case: Case, timeout_seconds: float, verbose: bool = 
 def _play(
     lab: Lab, method: str, case: Case, directory: Path, extra: list[str], timeout_seconds: float
 ) -> list[dict[str, Any]]:
-    module = {"libtorrent": "_exchange_torrent", "bucket": "_exchange_bucket"}.get(method, "_exchange_node")
+    module = _MODULES.get(method, "_exchange_node")
     if method == "mesh":
         extra = [*extra, "--mesh"]
     peers: list[subprocess.Popen[str]] = []
@@ -113,11 +115,18 @@ def _play(
             command = [sys.executable, "-m", f"tests.bench.{module}", "--directory", str(directory / str(index))]
             command += ["--host", lab.address(index), "--index", str(index), "--count", str(len(case.links))]
             command += ["--bytes", str(case.payload_bytes), "--piece-bytes", str(case.piece_bytes)]
+            if method == "hivemind":
+                command += ["--up-mbit", str(case.links[index].up_mbit)]
             if index == len(case.links) - 1 or "--verbose" not in extra:
                 command += extra
             peers.append(
                 subprocess.Popen(
-                    lab.command(index, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+                    lab.command(index, command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    cwd=ROOT,
+                    start_new_session=True,
                 )
             )
         addresses = [_hear(peer)["address"] for peer in peers]
@@ -131,7 +140,8 @@ def _play(
         return [one | _hear(peer) for one, peer in zip(said, peers, strict=True)]
     finally:
         for peer in peers:
-            peer.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(peer.pid, signal.SIGKILL)  # with the processes it may have started
         for peer in peers:
             peer.communicate()
 

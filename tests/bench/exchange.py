@@ -9,6 +9,7 @@ limits), libtorrent and, among four, hivemind's averaging. Before: `apt-get inst
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -80,6 +81,7 @@ def _measure(case: Case, methods: list[str], most_seconds: float | None) -> dict
         "links_scaled_by": round(case.scale, 3),
         "payload_bytes": case.payload_bytes,
         "bound_seconds": round(case.bound_seconds, 2),
+        "load_before": round(os.getloadavg()[0], 1),  # of the machine: two cores that others use slow everybody
     }
     if case.loss:
         row["yardstick"] = round(yardstick_mbit(case) / case.links[-1].up_mbit, 3)

@@ -298,7 +298,7 @@ def _adopt_seed(seed: Path, blobs: BlobStore, spec: RunSpec) -> None:
         if not seed.is_dir():
             return
     except PermissionError:  # e.g. below /home, which a service does not see
-        log.warning("[run] seed is not ours to look into; its blobs are fetched from peers", seed=str(seed))
+        log.warning("[run] seed is not ours to look into; its blobs are fetched from peers", path=str(seed))
         return
     store = BlobStore(seed)
     dataset = spec.dataset

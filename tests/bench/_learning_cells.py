@@ -51,7 +51,10 @@ class Cell:
 
 def grid() -> list[Cell]:
     """All cells, each once, in the order in which they are run."""
-    cells = {cell.key: cell for cell in reversed([*_deciding(), *_screening(), *_ideas(), *_reduce(), *_larger()])}
+    cells = {
+        cell.key: cell
+        for cell in reversed([*_deciding(), *_alpha_with_peers(), *_screening(), *_ideas(), *_reduce(), *_larger()])
+    }
     return list(reversed(cells.values()))
 
 
@@ -107,10 +110,14 @@ def _ideas() -> Iterator[Cell]:
         ("dense-matrices", 4.0),
     ):  # fmt: skip
         yield replace(base, variant=variant, alpha=alpha)
-    for alpha in (2.0, 4.0, 8.0, 16.0):
-        yield replace(base, group="α with N", peers=8, alpha=alpha)
-    for alpha in (1.0, 2.0, 4.0):
-        yield replace(base, group="α with N", peers=2, alpha=alpha)
+
+
+def _alpha_with_peers() -> Iterator[Cell]:
+    for peers, alphas in ((1, (1.0, 2.0, 4.0)), (2, (1.0, 2.0, 4.0)), (8, (2.0, 4.0, 8.0))):
+        base = Cell("α with N", "row1", peers=peers, rounds=60, batch_sequences=2)
+        for alpha in alphas:
+            yield replace(base, alpha=alpha)
+        yield replace(base, variant="senders", alpha=1.0)
 
 
 def _reduce() -> Iterator[Cell]:

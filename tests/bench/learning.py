@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cells, store = grid(), args.results / _CELLS
     args.results.mkdir(parents=True, exist_ok=True)
     known = _read(store)
-    wanted = [cell for cell in cells if cell.key not in known and (args.only is None or cell.group in args.only)]
+    over = {key for key, one in known.items() if one["loss"] is not None or one["seconds"] > 60 * args.cell_minutes}
+    wanted = [cell for cell in cells if cell.key not in over and (args.only is None or cell.group in args.only)]
     if wanted and args.minutes > 0:
         with_text(lambda text: _run_all(wanted, text, store, args))
     results = _read(store)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from p2p.schedule import Holder, Schedule
 from p2p.window import Window, WindowSettings
 
-_TAKEOVER_MARGIN_SECONDS = 0.15
-_TAKEOVER_GAIN = 1.3
+_TAKEOVER_MARGIN_SECONDS = 0.25
+_TAKEOVER_GAIN = 2.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,14 +68,14 @@ def _doctor(config: Path) -> list[dict[str, Any]]:
 def _from_disk(path: Path) -> dict[str, Any]:
     from covenantd import reporting
     from covenantd.config import Config, read_config
-    from covenantd.errors import ConfigError
+    from covenantd.errors import CovenantError
     from covenantd.liveconfig import LiveConfig
     from covenantd.redact import redact_text
     from covenantd.roundlog import NAME
 
     try:
         config, problems = read_config(path)
-    except ConfigError as error:
+    except CovenantError as error:
         config, problems = Config(), [str(error)]  # type: ignore[list-item]
     state = config.node.state_directory
     return {

@@ -276,7 +276,7 @@ async def _check_chain(node: Node) -> None:
     origin = await persistently(lambda: node.chain.block(0), "block 0")
     if origin.hash != node.spec.chain.genesis:
         raise ConfigError(
-            f"chain {node.config.chain.endpoint} begins with block {origin.hash[:16]}, the run spec wants "
+            f"chain {shown(node.config.chain.endpoint)} begins with block {origin.hash[:16]}, the run spec wants "
             f"{node.spec.chain.genesis[:16]}: set [chain] endpoint to the run's chain"
         )
     if node.config.chain.second:

@@ -30,7 +30,10 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--vocabulary {vocabulary}: a model of preset {args.preset} has room for {room} tokens")
     command = [sys.executable, "-m", "model.dataset", "--vocabulary", str(vocabulary), "--out", str(args.out)]
     command += [] if args.text is None else ["--text", str(args.text)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise TryAgain(f"{args.out}: it took longer than {_SECONDS / 3600:g} h; give a shorter --text") from None
     if done.returncode != EXIT_OK:
         last = (done.stderr.strip().splitlines() or [f"model.dataset ended with {done.returncode}"])[-1]
         raise _KINDS.get(done.returncode, CovenantError)(last.removeprefix("data: "))

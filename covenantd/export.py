@@ -14,7 +14,7 @@ from typing import Any
 from covenantd import runspec
 from covenantd.chain.keys import verify
 from covenantd.config import DEFAULT_PATH, Config, load_config
-from covenantd.errors import EXIT_OK, CovenantError
+from covenantd.errors import EXIT_OK, CovenantError, TryAgain
 from covenantd.journal import Journal
 from covenantd.runspec import RunSpec
 from p2p.blobs import whole_file
@@ -72,11 +72,18 @@ def _measured(path: Path, piece_bytes: int) -> str:
             return manifest_of(file.fileno(), piece_bytes).blob_id
     except FileNotFoundError:
         raise CovenantError(f"{path} is not there, or is no longer; try again") from None
+    except PermissionError:
+        raise  # said with whose it is, by whoever reports
+    except OSError as error:
+        raise CovenantError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _written(spec: RunSpec, state: Path, tokenizer: Path, out: Path) -> None:
     command = [sys.executable, "-m", "model.hf", "--theta", str(state), "--model", json.dumps(asdict(spec.model))]
     command += ["--tokenizer", str(tokenizer), "--context", str(spec.inner.sequence_tokens), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise TryAgain(f"{out}: writing took longer than {_SECONDS / 3600:g} h: is the disk well?") from None
     if done.returncode != 0:
         raise CovenantError((done.stderr.strip().splitlines() or [f"model.hf ended with {done.returncode}"])[-1])

@@ -17,7 +17,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become so
 # One process imports everything, since the interpreter may lie where only root may read, and forks for each command.
 _PROGRAM = """
 import encodings.idna, importlib, importlib.readers, json, os, sys, tempfile, traceback
-for name in ("cli", "configcheck", "daemon", "doctor", "init", "service", "ctl", "ctloutput", "completion"):
+for name in "cli configcheck daemon doctor init service ctl ctloutput ctlbugreport completion".split():
     importlib.import_module("covenantd." + name)
 import msgpack
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from run_fixture import SPEC
 
-from covenantd import cli, runspec
+from covenantd import cli, data, export, runspec
 from covenantd.chain.keys import Hotkey
-from covenantd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+from covenantd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_TRY_AGAIN
 from covenantd.journal import Journal, PastRound
 from covenantd.runspec import RunSpec
 from model import corpus, tokenizer
@@ -94,6 +94,21 @@ def test_a_snapshot_that_was_saved(peer: Peer, capsys: pytest.CaptureFixture[str
     (peer.directory / "saved.bin").write_bytes(peer.states[1])
     assert peer.export("--snapshot", peer.directory / "none.bin") == EXIT_FAILED
     assert peer.export("--snapshot", peer.directory / "saved.bin") == EXIT_OK and peer.exported() == peer.states[1]
+
+
+def test_a_snapshot_that_is_a_directory(peer: Peer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert peer.export("--snapshot", peer.blobs) == EXIT_FAILED
+    assert capsys.readouterr().err == f"covenantd: {peer.blobs} cannot be read: Is a directory\n"
+
+
+def test_work_that_does_not_end_is_told(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (export, data):
+        monkeypatch.setattr(module, "_SECONDS", 0.001)
+    assert peer.export() == EXIT_TRY_AGAIN and "is the disk well?" in capsys.readouterr().err
+    assert cli.main(["data", "--out", str(peer.directory / "data")]) == EXIT_TRY_AGAIN
+    assert "it took longer than" in capsys.readouterr().err
 
 
 def _flip(peer: Peer, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files that are not the daemon's to use: named, with whose they are and what to do; exit code 77, so no restart."""
 
 import os
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -124,6 +125,17 @@ def test_a_socket_that_is_not_for_us_is_exit_code_4(place: Place) -> None:
     place.give(place.directory / "run", 0, 0o700)
     done = place.run("ctl", "--socket", place.directory / "run" / "control.sock", "status")
     assert done.returncode == EXIT_PERMISSION and "group" in done.stderr
+
+
+def test_a_bug_report_is_made_without_the_config_it_may_not_read(place: Place) -> None:
+    place.give(place.config, 0, 0o600)
+    report = place.directory / "report.tar.gz"
+    done = place.run("ctl", "--dir", place.directory, "bugreport", "--output", report)
+    assert (done.returncode, "Traceback" in done.stderr) == (EXIT_OK, False), done.stderr
+    with tarfile.open(report) as bundle:
+        (name,) = (one for one in bundle.getnames() if one.endswith("not-running.json"))
+        file = bundle.extractfile(name)
+        assert file is not None and b"Permission denied" in file.read()
 
 
 def test_doctor_goes_on_without_what_it_may_not_read(place: Place) -> None:

@@ -13,7 +13,7 @@ from run_fixture import SPEC, WrittenChain, h
 from covenantd import daemon
 from covenantd.chain.ledger.client import LedgerChain
 from covenantd.chain.protocol import Block
-from covenantd.config import ChainConfig
+from covenantd.config import ChainConfig, Config
 from covenantd.errors import ConfigError
 from covenantd.secondopinion import compare
 
@@ -59,3 +59,11 @@ async def test_the_daemon_opens_the_second_endpoint_that_its_config_names(start_
     with pytest.raises(ConfigError, match=f"second {other.endpoint} that it"):
         await daemon._compare_endpoints(node, ChainConfig(endpoint=one.endpoint, second=other.endpoint))
     await chain.aclose()
+
+
+async def test_the_wrong_chain_is_named_without_the_key_in_its_url() -> None:
+    config = Config(chain=ChainConfig(endpoint="wss://node.example/v1/S3CRET"))
+    node: Any = SimpleNamespace(chain=Forged([1], head=70, until=-1), spec=SPEC, config=config)
+    with pytest.raises(ConfigError, match="chain wss://node.example.* begins with block") as caught:
+        await daemon._check_chain(node)
+    assert "S3CRET" not in str(caught.value)

@@ -82,7 +82,7 @@ class CountedRecords:
 
 class CountedTransport:
     """See `p2p.protocols.Transport`. What goes over streams is counted as control, but for the exchange's: of those
-    the blobs are, by what they are."""
+    the blobs' pieces are, by what they are, and its news, manifests and requests are not."""
 
     def __init__(self, transport: Transport, metrics: Metrics) -> None:
         self._transport = transport

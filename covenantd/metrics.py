@@ -135,7 +135,9 @@ class Metrics:
             "peer_disconnects_total", "Peers we lost or dropped, by reason", ["reason"], DISCONNECT_REASONS
         )
         self.network_bytes = self._counter(
-            "network_bytes_total", "Bytes to and from peers, less the DHT's", ["direction", "class"]
+            "network_bytes_total",
+            "Bytes of blobs, questions and answers to and from peers, less the DHT's and the exchange's own messages",
+            ["direction", "class"],
         )
         for direction in DIRECTIONS:
             for traffic_class in TRAFFIC_CLASSES:

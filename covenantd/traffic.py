@@ -41,6 +41,7 @@ class Traffic:
 
     def count(self, direction: str, blob_id: str, count: int) -> None:
         """`direction`: "out" or "in", as the exchange says."""
-        kinds = {Priority.SNAPSHOT: "state", Priority.DATASET: "other"}
-        kind = kinds.get(self.priority_of(blob_id) or Priority.CONTRIBUTION, "contribution")
+        kinds = {Priority.CONTROL: "control", Priority.SNAPSHOT: "state", Priority.DATASET: "other"}
+        priority = self.priority_of(blob_id)
+        kind = "contribution" if priority is None else kinds.get(priority, "contribution")
         self._metrics.add_network_bytes("sent" if direction == "out" else "received", kind, count)

@@ -9,7 +9,7 @@ from node_fixture import OWN, certified, make_node
 from run_fixture import SPEC
 
 from covenantd import catchup, daemon, gather, revisions
-from covenantd.metrics import Metrics
+from covenantd.metrics import TRAFFIC_CLASSES, Metrics
 from covenantd.traffic import Traffic
 from p2p.blobs import BlobStore
 from p2p.errors import BlobUnavailable
@@ -36,6 +36,18 @@ def test_what_was_said_of_a_blob_decides_and_is_forgotten_with_it() -> None:
     traffic.retain((STATE,))
     assert traffic.priority_of(PAST) is None and traffic.priority_of(STATE) == Priority.SNAPSHOT
     assert traffic.priority_of(SPEC.dataset.tokenizer) == Priority.DATASET
+
+
+def test_bytes_count_by_what_the_blob_is_for() -> None:
+    metrics = Metrics()
+    traffic = Traffic(SPEC, metrics)
+    traffic.is_state(STATE)
+    traffic.is_control((ROSTER, CHANGE))
+    traffic.is_past((PAST,))
+    for size, blob_id in enumerate((STATE, ROSTER, CHANGE, PAST, SPEC.dataset.tokenizer, "f" * 64)):
+        traffic.count("out", blob_id, 10**size)
+    sent = {kind: metrics.network_bytes.labels("sent", kind)._value.get() for kind in TRAFFIC_CLASSES}
+    assert sent == {"state": 1, "control": 110, "contribution": 101_000, "other": 10_000}
 
 
 class AskedExchange:

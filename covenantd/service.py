@@ -6,6 +6,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from covenantd.config import DEFAULT_PATH, read_config
 from covenantd.errors import EXIT_OK, CovenantError, PermissionRefused
 
 _PROGRAM_IN_UNIT = "/usr/bin/covenantd"
@@ -29,8 +30,28 @@ def main(args: argparse.Namespace) -> int:
         )
     for path in install(args.root, program, args.gpu):
         print(f"wrote    {path}")
+    for line in out_of_reach(args.root):
+        print(f"covenantd: {line}", file=sys.stderr)
     print(next_steps(args.root))
     return EXIT_OK
+
+
+def out_of_reach(root: Path) -> list[str]:
+    """What a config that is there already, of an older version's `init`, wants below /etc, where the service may not
+    write. Other mistakes in it are for `check-config`."""
+    path = root / DEFAULT_PATH.relative_to("/")
+    if not path.is_file():
+        return []
+    try:
+        node = read_config(path, environ={})[0].node
+    except CovenantError:
+        return []
+    wanted = {"state_directory": node.state_directory, "runtime_directory": node.runtime_directory}
+    return [
+        f"{path}: [node] {key} is {value}, where the service may not write: remove that line; covenantd help upgrade"
+        for key, value in wanted.items()
+        if value.is_relative_to(path.parent)
+    ]
 
 
 def _this_program() -> str:

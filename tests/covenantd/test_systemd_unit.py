@@ -108,6 +108,25 @@ def test_paths_in_units(path: str, word: str) -> None:
     assert _unit_word(path) == word
 
 
+def test_a_config_that_older_units_overrode_is_warned_of(tmp_path: Path) -> None:
+    command = ["install-service", "--root", str(tmp_path), "--program", "/opt/covenantd/bin/covenantd"]
+    config = tmp_path / "etc/covenantd/covenantd.toml"
+    config.parent.mkdir(parents=True)
+    for text, warned in (
+        ('[node]\nstate_directory = "state"\nruntime_directory = "run"\n', ["state_directory", "runtime_directory"]),
+        ('[node]\nstate_directory = "/data/covenantd"\n', []),
+        ("[node\n", []),
+    ):
+        config.write_text(text)
+        done = run(sys.executable, "-m", "covenantd.cli", *command)
+        assert done.returncode == 0
+        lines = done.stderr.splitlines()
+        assert [line.split()[3] for line in lines] == warned
+        assert all("help upgrade" in line and str(config) in line for line in lines)
+    removed = {line.strip() for line in service.asset("help-upgrade.txt").splitlines()}
+    assert {'state_directory = "state"', 'runtime_directory = "run"'} <= removed
+
+
 def test_the_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "covenantd.cli", "install-service", "--root", str(tmp_path)]
     done = run(*command, "--gpu", "--program", "/opt/covenantd/bin/covenantd")

@@ -17,7 +17,16 @@ from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSe
 from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED
 from p2p.protocols import PeerId, Stream, Transport
-from p2p.wire import MAX_FRAME_BYTES, Fields, receive_buffer, receive_frame, send_frame, unpack
+from p2p.wire import (
+    MAX_FRAME_BYTES,
+    Fields,
+    receive_buffer,
+    receive_frame,
+    receive_length,
+    receive_rest,
+    send_frame,
+    unpack,
+)
 
 _CLOSE_SECONDS = 1.0
 _TRICKLE_BYTES = 8 << 10
@@ -166,11 +175,13 @@ class Session:
     def cancel(self, blob_id: str, piece: int) -> None:
         """The holder need not send it any more. Too late is no harm."""
         self.cancelled.add((blob_id, piece))
+        nursery = self._nursery
+        if nursery is None or nursery.cancel_scope.cancel_called or self.scope.cancel_called:
+            return  # it ends, though its holder is not let go of yet
         for lane in self._lanes:
             if any(isinstance(one, Ask) and (one.blob_id, one.piece) == (blob_id, piece) for one in lane.asked):
-                assert self._nursery is not None
                 # not cut short, or the next question would begin in the middle of this frame
-                self._nursery.start_soon(lane.say, {"cancel": piece, "of": blob_id})
+                nursery.start_soon(lane.say, {"cancel": piece, "of": blob_id})
 
     async def run(self) -> None:
         """Raises an exception group of ProtocolViolation (it lies) and TransportError."""
@@ -250,8 +261,9 @@ class Session:
             while await self._asked(lane):
                 match lane.asked[0]:
                     case Ask() as ask:
+                        size_bytes = await receive_length(heard, ask.size_bytes)  # comes when its turn has come
                         async with self._desk.room_for(self.holder, ask):
-                            await self._receive_piece(lane, heard, ask)
+                            await self._receive_piece(lane, heard, ask, size_bytes)
                     case ManifestAsk(blob_id):
                         body = await receive_buffer(heard, MAX_MANIFEST_FRAME_BYTES)
                         self._desk.overheard(len(body))
@@ -267,11 +279,11 @@ class Session:
         finally:
             await _close(lane.stream)
 
-    async def _receive_piece(self, lane: Lane, heard: "_Heard", ask: Ask) -> None:
+    async def _receive_piece(self, lane: Lane, heard: "_Heard", ask: Ask, size_bytes: int) -> None:
         """Who sends byte by byte does not keep others' pieces out of memory for long."""
         patience_seconds = 2 * self._settings.stall_seconds + ask.size_bytes / _LEAST_BYTES_PER_SECOND
         with trio.move_on_after(patience_seconds) as patience:
-            data = await receive_buffer(heard, ask.size_bytes)
+            data = await receive_rest(heard, size_bytes)
         if patience.cancelled_caught:
             raise TransportTimeout(f"{self.holder}: a piece of {ask.size_bytes} bytes took {patience_seconds:.0f} s")
         lane.landed()

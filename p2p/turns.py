@@ -1,8 +1,8 @@
 """In which order pieces leave: the uplink is one, and many ask for it at once.
 
-First what matters most; of that what nobody else has, so that others can relay it; of that what was sent the least;
-of that who had the least of us for what it is worth as a relay, so that nobody falls behind for whom all would wait
-in the end. Nobody waits for ever: a request that waited long enough goes first.
+First what peers want whom we know; of that what matters most; of that what nobody else has, so that others can relay
+it; of that what was sent the least; of that who had the least of us for what it is worth as a relay, so that nobody
+falls behind for whom all would wait in the end. Nobody waits for ever: a request that waited long enough goes first.
 """
 
 import math
@@ -34,7 +34,7 @@ class TurnSettings:
 
 @dataclass(eq=False)
 class Turn:
-    """A piece that somebody wants; the smaller `priority` comes first, of equals those whom we know."""
+    """A piece that somebody wants; those whom we know come first, of equals the smaller `priority`."""
 
     peer: PeerId
     blob_id: str
@@ -55,8 +55,8 @@ def choose(
     chance: random.Random,
 ) -> Turn:
     """Whose turn it is. Pure but for `chance`. `waiting` is in order of arrival, and not empty."""
-    first = min((turn.priority, turn.stranger) for turn in waiting)
-    waiting = [turn for turn in waiting if (turn.priority, turn.stranger) == first]
+    first = min((turn.stranger, turn.priority) for turn in waiting)
+    waiting = [turn for turn in waiting if (turn.stranger, turn.priority) == first]
     waiting = [turn for turn in waiting if turn.first and not times_sent(turn)] or waiting
     if waiting[0].since < longest_since:
         return waiting[0]
@@ -88,7 +88,7 @@ class Turns:
         self._waiting: list[Turn] = []
         self._sending: dict[Turn, float] = {}  # since when
         self._slow: dict[PeerId, None] = {}  # who took long for a piece last time
-        self._sent_at: dict[int, float] = {}  # by priority: when a piece was last on its way
+        self._sent_at: dict[int, float] = {}  # by priority: when a peer we know was last sent a piece
         self._times_sent: dict[str, Counter[int]] = {}
         self._changed = trio.Event()
 
@@ -106,7 +106,8 @@ class Turns:
             if since is None:
                 self._waiting.remove(turn)
             else:
-                self._sent_at[turn.priority] = trio.current_time()
+                if not turn.stranger:
+                    self._sent_at[turn.priority] = trio.current_time()
                 self._judge(turn.peer, trio.current_time() - since)
             self._wake()
 
@@ -155,12 +156,13 @@ class Turns:
         return [turn for turn in waiting if busy_bytes[turn.peer in self._slow] < room_bytes]
 
     def _least_priority(self, timely: list[tuple[Turn, float]]) -> float:
-        """What matters less does not go beside what matters more, which it would halve, unless the uplink idles."""
+        """What matters less does not go beside what matters more, which it would halve, unless the uplink idles.
+        What strangers want keeps nothing waiting."""
         if self._sent.rate < self._settings.full_share * self._sent.best:
             return math.inf
         since = trio.current_time() - self._settings.lull_seconds
         recent = [priority for priority, at in self._sent_at.items() if at > since]
-        return min([turn.priority for turn, _ in timely] + recent, default=math.inf)
+        return min([turn.priority for turn, _ in timely if not turn.stranger] + recent, default=math.inf)
 
     def _timely(self) -> list[tuple[Turn, float]]:
         now = trio.current_time()

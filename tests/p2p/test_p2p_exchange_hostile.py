@@ -232,3 +232,40 @@ async def test_a_cancel_that_takes_long_to_send_is_not_cut_short(swarm, autojump
         await trio.sleep(2)
         nursery.cancel_scope.cancel()
     assert [next(iter(one)) for one in got] == ["piece", "cancel", "hello"]
+
+
+async def test_nothing_is_said_to_a_holder_that_just_died(swarm, autojump_clock):
+    """Another takes its pieces over in the same moment."""
+    a, c = await swarm.peer("A"), await swarm.peer("C")
+    blob_id = a.give(content(2))
+
+    async def give(stream, piece, number):
+        await trio.sleep_forever()
+
+    await holder_that(swarm, "dying", a.store.manifest(blob_id), full_bitmap(2), give)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(c.fetch, blob_id, "dying")
+        await trio.sleep(1)
+        (session,) = c.exchange._fetching._sessions.values()
+        asked = session._lanes[-1].asked[-1]
+        swarm.network.cut("dying")
+        await trio.sleep(1)
+        session.cancel(blob_id, asked.piece)
+        nursery.cancel_scope.cancel()
+    assert (blob_id, asked.piece) in session.cancelled
+
+
+async def test_a_holder_may_let_us_wait_for_a_turn_of_ours(swarm, autojump_clock):
+    """What has not begun to come takes no room, and its patience has not begun either."""
+    a, c = await swarm.peer("A"), await swarm.peer("C")
+    blob_id, streams = a.give(content(2)), set()
+
+    async def give(stream, piece, number):
+        streams.add(number)
+        assert not c.exchange._fetching._budget._held
+        await trio.sleep(40)
+        await send_bytes(stream, content(2)[piece * PIECE :][:PIECE])
+
+    await holder_that(swarm, "crowded", a.store.manifest(blob_id), full_bitmap(2), give)
+    assert await c.fetch(blob_id, "crowded", deadline_seconds=100) == content(2)
+    assert len(streams) == 1

@@ -70,6 +70,23 @@ def test_priority_then_what_was_sent_least_then_who_gives():
     assert choose([turn("A", 2, since=-9.0), first], times, lambda p: 0.0, -1.0, chance) is first
 
 
+def test_strangers_come_after_those_we_know_whatever_they_want():
+    waiting = [Turn("stranger", "x", 1, 10, 0, stranger=True), turn("known", 2, priority=4)]
+    assert choose(waiting, lambda one: 0, lambda p: 0.0, -1.0, random.Random(0)).peer == "known"
+
+
+async def test_what_strangers_want_keeps_nothing_waiting(autojump_clock, nursery):
+    turns = Turns(TurnSettings(), Cap(), Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    async with turns.take(Turn("stranger", "x", 1, 10, 0, stranger=True)):
+        with trio.fail_after(0.01):
+            async with turns.take(turn("known", 2)):
+                pass
+    with trio.fail_after(0.01):
+        async with turns.take(turn("known", 2)):
+            pass
+
+
 def test_a_better_relay_has_more_but_not_everything():
     had = weighed({"fast": 150.0, "slow": 100.0}.get, {"fast": 5.0, "slow": 1.0}.get, ("fast", "slow"))
     assert had("fast") < had("slow")

@@ -38,16 +38,21 @@ class Agreement:
         self._spec = spec
         self._views: dict[int, Metagraph] = {}
         self._hashes: dict[int, str] = {}
+        self._reading = trio.Lock()  # whoever asks for a block that is being read gets what was read
 
     def revise(self, spec: RunSpec) -> None:
         """Rounds may have another timing from now on."""
         self._spec = spec
 
     async def view(self, block: int) -> Metagraph:
-        if block not in self._views:
-            self._views[block] = await persistently(lambda: self._chain.metagraph(block), f"metagraph at {block}")
+        if (known := self._views.get(block)) is not None:
+            return known
+        async with self._reading:
+            if block not in self._views:
+                self._views[block] = await persistently(lambda: self._chain.metagraph(block), f"metagraph at {block}")
+            found = self._views[block]
             _forget_oldest(self._views)
-        return self._views[block]
+        return found
 
     async def block_hash(self, number: int) -> str:
         if number not in self._hashes:

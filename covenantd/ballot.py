@@ -131,9 +131,16 @@ class Ballot:
         turn = self._turns.of(proposer.hotkey) if proposer is not None else None
         if proposer is None or turn is None:
             raise Refused("you have no turn in this round")
-        if (reason := await self._refusal(round, turn, digest)) is not None:
-            raise Refused(reason)
-        await self._judge_and_vote(digest, turn, proposer.hotkey)
+        try:
+            if (reason := await self._refusal(round, turn, digest)) is not None:
+                raise Refused(reason)
+            await self._judge_and_vote(digest, turn, proposer.hotkey)
+        except (
+            OSError,
+            ChainRefused,
+        ) as error:  # a question of a peer's does not end the daemon; it may be asked again
+            log.error("a proposal cannot be judged now", digest=digest[:16], error=str(error))
+            raise Refused(EARLY) from error
         return {"voted": digest}
 
     async def _judge_and_vote(self, digest: str, turn: int, proposer: str | None) -> None:

@@ -315,3 +315,4 @@ def _prune(node: Node, ahead: frozenset[str]) -> None:
     if memory.sealed:
         kept.add(memory.sealed.blob_id)
     node.blobs.retain(kept | ahead)
+    node.traffic.retain(kept | ahead)

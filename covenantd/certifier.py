@@ -35,6 +35,7 @@ class Certifier:
         self._desk = CommitDesk(node)
         self._ballot = Ballot(node)
         self._missing: tuple[int, frozenset[str]] = (-1, frozenset())  # what we could not fetch in that round
+        self._scored = -1  # round whose scores are in: an engine that dies after it does not count them twice
 
     async def serve(self) -> None:
         await self._desk.serve()
@@ -66,7 +67,7 @@ class Certifier:
         if voted and len(order.order) == 1:
             return
         try:
-            view = await self._look(round, scored=voted)
+            view = await self._look(round, scored=voted or self._scored == round)
         except CommitRefused as error:
             log.warning("this round cannot be certified here", round=round, reason=error.reason)
             return
@@ -95,6 +96,7 @@ class Certifier:
             self._scores.fault(set(refused) - self._missing[1])
             await self._scores.age(round, proven)
             self._count(refused.values())
+            self._scored = round
         refused |= dict.fromkeys(book.stale - set(proven), "base") | dict.fromkeys(book.equivocators, "equivocated")
         scoring = self._node.spec.scoring
         unfit = standing.unfit(self._scores.standings, scoring.harmful_gain, scoring.useless_share)

@@ -3,7 +3,6 @@
 import structlog
 import trio
 
-from covenantd.agreement import persistently
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.node import Node
 from covenantd.roster import Vote
@@ -47,7 +46,7 @@ def _latest_vote(node: Node) -> tuple[bytes, ...]:
 async def _published(node: Node, first: bool) -> bool:
     """False without a uid. A write replaces both fields, so a vote that is there is written again with the new
     identity."""
-    head = await persistently(lambda: node.chain.block(), "head")
+    head = await node.chain.block()  # no waiting here: our vote may want the commitment
     metagraph = await node.chain.metagraph(head.number)
     if metagraph.neuron(node.hotkey.hotkey) is None:
         node.board.update(

@@ -7,10 +7,11 @@ import trio
 
 from covenantd import gather, roster
 from covenantd.chain.keys import verify
-from covenantd.errors import ConfigError
+from covenantd.errors import ChainRefused, ConfigError
 from covenantd.node import Node
 from covenantd.roster import Vote
 from covenantd.specchange import MAX_CHANGE_BYTES, NOTICE_ROUNDS, SpecChange, SpecHistory, parse
+from covenantd.turns import EARLY
 from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
 from p2p.exchange_settings import Priority
 from p2p.protocols import PeerId
@@ -25,13 +26,13 @@ _TAKE_SECONDS = 10.0
 
 async def learn(node: Node, changes: tuple[str, ...]) -> None:
     """Take up the changes that a certified roster names and we do not know yet. Raises BadRoster if it is at odds
-    with those we know. With a change that this covenantd cannot follow it goes on up to the round from which that
+    with those we know, BlobUnavailable if nobody has one of them in time. With a change that this covenantd cannot follow it goes on up to the round from which that
     holds; there it stops (ConfigError), and says so from now on."""
     known = node.journal.memory.changes
     if changes[: len(known)] != known[: len(changes)]:
         raise roster.BadRoster("the roster names other changes of the run spec than those certified before")
     for digest in changes[len(known) :]:
-        change = await _fetch(node, digest)
+        change = await _fetch(node, digest, _HEAD_SECONDS)
         _follow(node, node.history, change)
         memory = node.journal.memory
         offered = memory.offered if memory.offered != digest else None  # another is dropped in words, see `own_offer`
@@ -64,7 +65,7 @@ async def look_up(node: Node) -> None:
         return
     try:
         await _learn_from(node, vote)
-    except BlobError as error:
+    except (BlobError, ChainRefused) as error:  # the chain may keep no state of those votes any more
         log.info("the newest roster is not to be had yet", digest=vote.digest[:16], error=str(error))
 
 
@@ -76,6 +77,8 @@ async def _learn_from(node: Node, vote: Vote) -> None:
     if body.previous != roster.NO_DIGEST:
         before = await gather.certified_roster(node, body.previous, deadline_seconds=_HEAD_SECONDS)
         await learn(node, before.body.changes)
+    if len(body.changes) <= len(node.journal.memory.changes):
+        return
     if node.heads.number >= node.spec.timing.vote(body.round) and await node.agreement.decision(body.round) == vote:
         await learn(node, body.changes)
 
@@ -86,12 +89,13 @@ async def _restore(node: Node) -> None:
         return
     history = SpecHistory(node.history.genesis)
     for digest in known:
-        _follow(node, history, await _fetch(node, digest))
+        _follow(node, history, await _fetch(node, digest, _HEAD_SECONDS))
     node.history = history
     put_in_force(node)
 
 
-async def _fetch(node: Node, digest: str, deadline_seconds: float | None = None) -> SpecChange:
+async def _fetch(node: Node, digest: str, deadline_seconds: float) -> SpecChange:
+    """Raises BlobUnavailable at the deadline, ConfigError if it is no change of this run."""
     node.traffic.is_control((digest,))
     path = await node.exchange.fetch(
         digest,
@@ -114,16 +118,25 @@ async def serve(node: Node) -> None:
         digest, known = Fields(message).text("digest", 64), node.swarm.by_peer_id(peer)
         if not roster.is_hash(digest):
             raise ProtocolViolation("a digest that is no hash")
-        if known is None or known.hotkey not in await _certifiers(node):
-            raise Refused("you are not enrolled as a certifier")
-        if node.journal.memory.offered != digest:
-            if (reason := await _objection(node, node.journal.memory.round, digest)) is not None:
-                raise Refused(reason[:200])
-            node.journal.update(offered=digest)
-            log.info("a change of the run spec is to be proposed", digest=digest[:16], peer=peer)
+        try:
+            if known is None or known.hotkey not in await _certifiers(node):
+                raise Refused("you are not enrolled as a certifier")
+            await _take(node, digest, peer)
+        except (OSError, ChainRefused) as error:  # a question of a peer's does not end the daemon
+            log.error("a change of the run spec cannot be taken now", digest=digest[:16], error=str(error))
+            raise Refused(EARLY) from error
         return {"taken": digest}
 
     await node.swarm.answer(node.spec.protocol(CHANGE), take)
+
+
+async def _take(node: Node, digest: str, peer: PeerId) -> None:
+    if node.journal.memory.offered == digest:
+        return
+    if (reason := await _objection(node, node.journal.memory.round, digest)) is not None:
+        raise Refused(reason[:200])
+    node.journal.update(offered=digest)
+    log.info("a change of the run spec is to be proposed", digest=digest[:16], peer=peer)
 
 
 async def offer(node: Node, document: bytes) -> SpecChange:

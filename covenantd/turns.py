@@ -67,6 +67,6 @@ class Ballots:
             return EARLY
         if self.leading is not None and self.leading != digest:
             return f"a quorum votes for {self.leading[:16]}"
-        if self.voted is not None and self.voted[0] >= turn:
-            return f"voted already, for {self.voted[1][:16]}"
+        if self.voted is not None and (self.voted[0] >= turn or turn < self.turn):
+            return f"voted already, for {self.voted[1][:16]}"  # a turn that is over moves nobody
         return None

@@ -30,7 +30,7 @@ class WeightSetter:
             seen = heads.number
             try:
                 await self._look(seen)
-            except (ChainError, ChainRefused) as error:
+            except (ChainError, ChainRefused, OSError) as error:  # what hides weights is kept on disk
                 log.warning("weights not set", error=str(error))
             await heads.reached(seen + 1)
 

@@ -7,7 +7,6 @@ added to anything that matters, so nothing can be fused, and each operation is r
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -51,9 +50,10 @@ def kernels_for(flat: Tensor) -> Kernels | None:
 @cache
 def compiled() -> Kernels | None:
     """Takes some seconds, once a process."""
-    if find_spec("numba") is None:
+    try:
+        import numba
+    except ImportError:  # not installed, or at odds with this numpy: torch does it
         return None
-    import numba
 
     compile_: Any = numba.njit
     largest = "void(f4[:, ::1], i8[::1], f4[::1])"

@@ -135,9 +135,10 @@ def test_a_roster_lists_ours_only_if_it_is_what_we_hold_sealed(tmp_path: Path) -
 
 
 def test_rosters_fetched_for_later_rounds_of_a_replay_are_kept(tmp_path: Path) -> None:
-    node, kept = behind(tmp_path), set[str]()
-    node.blobs = SimpleNamespace(retain=kept.update)
+    node, kept, remembered = behind(tmp_path), set[str](), set[str]()
+    node.blobs, node.traffic = SimpleNamespace(retain=kept.update), SimpleNamespace(retain=remembered.update)
     past = (PastRound(4, h("r4"), h(5), (h("r4"), h("c4"))),)
     node.journal.memory = replace(node.journal.memory, past=past)
     catchup._prune(node, frozenset({h("r6")}))
     assert {h("r6"), h("r4"), h("c4"), h(5), SPEC.genesis_state, SPEC.dataset.tokenizer} <= kept
+    assert remembered == kept, "what is gone from disk is forgotten"

@@ -25,9 +25,12 @@ _TAKE_SECONDS = 10.0
 
 
 async def learn(node: Node, changes: tuple[str, ...]) -> None:
-    """Take up the changes that a certified roster names and we do not know yet. Raises BadRoster if it is at odds
-    with those we know, BlobUnavailable if nobody has one of them in time. With a change that this covenantd cannot follow it goes on up to the round from which that
-    holds; there it stops (ConfigError), and says so from now on."""
+    """Take up the changes that a certified roster names and we do not know yet.
+
+    Raises BadRoster if it is at odds with those we know, BlobUnavailable if nobody has one of them in time. With a
+    change that this covenantd cannot follow it goes on up to the round from which that holds; there it stops
+    (ConfigError), and says so from now on.
+    """
     known = node.journal.memory.changes
     if changes[: len(known)] != known[: len(changes)]:
         raise roster.BadRoster("the roster names other changes of the run spec than those certified before")

@@ -1,20 +1,20 @@
 """Can others dial us? A connected peer tries: it opens a TCP connection to the address that it sees us at, on the
 port we say we listen on, and hangs up at once.
 
-Nobody can be made to dial a third party: the address is that of the asker's own connection, never its word. A peer
-may ask once in a while, and few are tried for at a time.
+Nobody can be made to dial a third party, or to scan ports: the address is that of the asker's own connection, never its
+word, and one that is not public must be in its signed record, as the port must. All that fails is answered by one word,
+after the same time. A peer may ask once in a while, and few are tried for at a time.
 """
 
 import ipaddress
-import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
 import trio
 
-from covenantd.addresses import multiaddr_host_port
+from covenantd.addresses import multiaddr_host_port, multiaddr_problem
 from covenantd.control import Verb
 from covenantd.status import SCHEMA
 from p2p.errors import P2pError, ProtocolViolation, Refused
@@ -30,6 +30,7 @@ _DIAL_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
 _ASKED_PEERS = 3
 _FRESH_SECONDS = 30.0
+_UNREACHED = "unreachable"
 _GREETING = b"\x13/multistream/1.0.0\n"  # how libp2p connections begin
 
 SeenAt = Callable[[PeerId], Awaitable[tuple[str, ...]]]
@@ -38,7 +39,7 @@ SeenAt = Callable[[PeerId], Awaitable[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Sighting:
-    """What one peer saw and tried. `trouble`: why it could not connect; empty if it did."""
+    """What one peer saw and tried. `trouble`: its word that it did not reach us; empty if it did."""
 
     peer_id: PeerId
     role: str
@@ -48,7 +49,7 @@ class Sighting:
 
 
 class Reach:
-    """Asks and answers for one daemon. `trying`: opens a connection, or says why not; tests have their own."""
+    """Asks and answers for one daemon. `dial`: whether a peer answers at an address; tests have their own."""
 
     def __init__(self, swarm: Swarm, protocol: str, seen_at: SeenAt) -> None:
         self._swarm = swarm
@@ -58,7 +59,7 @@ class Reach:
         self._trying = trio.CapacityLimiter(_TRIES_AT_A_TIME)
         self._asking = trio.Lock()
         self._told: tuple[float, list[Sighting]] | None = None
-        self.dial: Callable[[str, int], Awaitable[str]] = dial
+        self.dial: Callable[[str, int], Awaitable[bool]] = dial
 
     async def serve(self) -> None:
         await self._swarm.answer(self._protocol, self._answer)
@@ -110,16 +111,26 @@ class Reach:
         """Raises Refused, ProtocolViolation."""
         structlog.contextvars.bind_contextvars(peer=peer)
         port = Fields(message).number("port", 1, 65535)
-        if self._swarm.by_peer_id(peer) is None:
+        if (asker := self._swarm.by_peer_id(peer)) is None:
             raise Refused("who are you? say hello first")
+        told = _of_record(asker.addresses)
+        if port not in {known for _, known in told}:
+            raise Refused("no address of your record has that port")
         self._slow_down(peer)
+        hosts = {host for host, _ in told}
         for address in await self._seen_at(peer):
-            if (seen := _ip_and_port(address)) is not None:
-                ip, source_port = seen
-                async with self._trying:
-                    trouble = await self.dial(ip, port)
-                return {"ip": ip, "source_port": source_port, "trouble": trouble[:100]}
-        raise Refused("you are here through a relay")
+            if (seen := _ip_and_port(address)) is not None and (_is_public(seen[0]) or seen[0] in hosts):
+                return {"ip": seen[0], "source_port": seen[1], "trouble": await self._tried(seen[0], port)}
+        raise Refused("you are here through a relay, or from a private address that your record lacks")
+
+    async def _tried(self, ip: str, port: int) -> str:
+        """Empty, or the one word for whatever went wrong, after the time that the longest takes."""
+        async with self._trying:
+            began = trio.current_time()
+            if await self.dial(ip, port):
+                return ""
+        await trio.sleep_until(began + _DIAL_SECONDS)
+        return _UNREACHED
 
     def _slow_down(self, peer: PeerId) -> None:
         """Raises Refused. As many peers are remembered as there may be in a run."""
@@ -148,24 +159,23 @@ def _ip_and_port(address: str) -> tuple[str, int] | None:
     return parts[2], int(parts[4])
 
 
-async def dial(ip: str, port: int) -> str:
-    """Why no libp2p peer is reached there; empty if one is."""
+def _is_public(ip: str) -> bool:
+    return ipaddress.ip_address(ip).is_global
+
+
+def _of_record(addresses: Iterable[str]) -> list[tuple[str, int]]:
+    """Host and port of each that is dialled directly; what is no multiaddr is left out."""
+    direct = [address.partition("/p2p/")[0] for address in addresses if "/p2p-circuit" not in address]
+    return [multiaddr_host_port(address) for address in direct if multiaddr_problem(address) is None]
+
+
+async def dial(ip: str, port: int) -> bool:
+    """Whether a libp2p peer answers there."""
     with trio.move_on_after(_DIAL_SECONDS):
         try:
             async with await trio.open_tcp_stream(ip, port) as stream:
                 await stream.send_all(_GREETING)
-                answer = bytes(await stream.receive_some(64))
-        except (OSError, trio.BrokenResourceError) as error:
-            return _why(error)
-        return "" if answer.startswith(_GREETING) else "something else than a peer listens there"
-    return f"no answer in {_DIAL_SECONDS:g} s"
-
-
-def _why(error: BaseException) -> str:
-    """Of trio's account of all the addresses it tried: there was one."""
-    while isinstance(error.__cause__, BaseException):
-        error = error.__cause__
-    if isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if isinstance(number, int) else "the connection broke"
+                return bytes(await stream.receive_some(64)).startswith(_GREETING)
+        except (OSError, trio.BrokenResourceError):
+            return False
+    return False

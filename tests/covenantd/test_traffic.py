@@ -68,7 +68,7 @@ async def test_every_fetch_says_how_much_it_matters(tmp_path: Path) -> None:
     for fetch in (
         lambda: catchup._state(node, STATE),
         lambda: gather.certified_roster(node, ROSTER),
-        lambda: revisions._fetch(node, CHANGE),
+        lambda: revisions._fetch(node, CHANGE, 30.0),
         lambda: gather.contributions(node, body, 30.0, Priority.CATCH_UP),
         lambda: gather.contribution(node, OWN, PAST),
     ):

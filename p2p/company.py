@@ -53,21 +53,24 @@ class Company:
         peers: Callable[[], Iterable[Peer]],
         candidates: Callable[[], Iterable[str]],
         cache: PeerCache | None,
+        is_banned: Callable[[PeerId], bool] = lambda peer: False,
     ) -> None:
         self.reached: dict[PeerId, str] = {}
         self._own = own
         self._peers = peers
         self._candidates = candidates
         self._cache = cache
+        self._is_banned = is_banned
 
     def alone(self) -> bool:
         return not any(peer.connected for peer in self._peers())
 
     def addresses(self) -> list[str]:
-        """Of others: one we were told, one from the cache, in turn, so that a list of the dead delays nobody."""
+        """Of others, not banned: one we were told, one from the cache, in turn: a list of the dead delays nobody."""
         cached = self._cache.addresses if self._cache is not None else ()
         pairs = itertools.zip_longest(self._candidates(), cached)
-        return [one for one in dict.fromkeys(itertools.chain(*pairs)) if one and _peer_of(one) != self._own]
+        known = [one for one in dict.fromkeys(itertools.chain(*pairs)) if one]
+        return [one for one in known if _peer_of(one) != self._own and not self._is_banned(_peer_of(one))]
 
     def unmet(self) -> list[str]:
         """Addresses of peers that are not in the book."""

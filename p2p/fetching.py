@@ -325,7 +325,7 @@ class Fetching:
 
     def overheard(self, size_bytes: int) -> None:
         """News and manifests: they do not wait for the cap, what is asked next does."""
-        self._downlink.spend(size_bytes)
+        self._downlink.owe(size_bytes)
 
     def room_for(self, holder: PeerId, ask: Ask) -> AbstractAsyncContextManager[None]:
         return self._budget.hold(ask.size_bytes, holder)

@@ -7,12 +7,14 @@ import trio
 
 from p2p.errors import ProtocolViolation
 from p2p.exchange_settings import ExchangeSettings
-from p2p.manifest import is_blob_id
+from p2p.manifest import MAX_BITMAP_BYTES, is_blob_id
 from p2p.protocols import PeerId
 from p2p.wire import ByteStream, Fields, send_frame
 
 MAX_WATCHED = 2048
 _FRAME_BYTES = 256 << 10
+_ITEM_BYTES = 80  # of news of one blob besides the bitmap
+_EXCESS_FACTOR = 4.0  # of the rate that news come at
 
 
 class Watch:
@@ -99,8 +101,27 @@ def _frames(watch: Watch, bitmap: Callable[[str, PeerId], bytes | None]) -> Iter
             yield frame
             frame, frame_bytes = [], 0
         frame.append((blob_id, bits))
-        frame_bytes += len(bits or b"") + 80
+        frame_bytes += len(bits or b"") + _ITEM_BYTES
     yield frame
+
+
+class Patience:
+    """With a holder's news. They come in bursts, at first of all that is watched; on average they are few."""
+
+    def __init__(self, settings: ExchangeSettings) -> None:
+        self._rate = _EXCESS_FACTOR * settings.news_bytes_per_second
+        self._room_bytes = self._rate * settings.stall_seconds  # what was held up on its way comes at once
+        self._excess_bytes = 0.0
+        self._watched = 0  # at most so far
+        self._at = trio.current_time()
+
+    def heard(self, size_bytes: int, watched: int) -> None:
+        """Raises ProtocolViolation."""
+        now = trio.current_time()
+        self._excess_bytes = max(self._excess_bytes - (now - self._at) * self._rate, 0.0) + size_bytes
+        self._at, self._watched = now, max(self._watched, watched)
+        if self._excess_bytes > self._room_bytes + self._watched * (MAX_BITMAP_BYTES + _ITEM_BYTES):
+            raise ProtocolViolation(f"news of more than {self._rate:g} bytes a second")
 
 
 def watched_ids(request: Fields) -> list[str]:

@@ -14,6 +14,7 @@ _BURST_SECONDS = 0.1
 _WINDOW_SECONDS = 1.0
 _BEST_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
+_OWED_SECONDS = 5.0
 _HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
 
 
@@ -69,6 +70,13 @@ class Cap:
     def spend(self, size_bytes: int) -> None:
         if self._rate is not None:
             self._allowance -= size_bytes * _HEADERS
+
+    def owe(self, size_bytes: int) -> None:
+        """Spend on what others send unasked; more of it than we pay for in a few seconds does not hold up the rest."""
+        if self._rate is not None:
+            self._settle()
+            least = min(self._allowance, -_OWED_SECONDS * self._rate)
+            self._allowance = max(self._allowance - size_bytes * _HEADERS, least)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -15,7 +15,7 @@ from p2p.agenda import Ask
 from p2p.errors import Busy, ProtocolViolation, TransportTimeout
 from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
 from p2p.manifest import MAX_BITMAP_BYTES
-from p2p.news import MAX_WATCHED
+from p2p.news import MAX_WATCHED, Patience
 from p2p.protocols import PeerId, Stream, Transport
 from p2p.wire import (
     MAX_FRAME_BYTES,
@@ -116,6 +116,7 @@ class Session:
         self._transport = transport
         self._settings = settings
         self._lanes: list[Lane] = []
+        self._patience = Patience(settings)
         self._progress_bytes = 0
         self._nursery: trio.Nursery | None = None
         self._asked_to_watch: frozenset[str] = frozenset()  # the holder knows what it told us of these
@@ -223,14 +224,19 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._say_what_we_watch, stream)
+                heard = _Heard(stream, self, self._overheard)
                 while True:
-                    answer = Fields(await receive_frame(_Heard(stream, self, self._desk.overheard), MAX_FRAME_BYTES))
+                    answer = Fields(await receive_frame(heard, MAX_FRAME_BYTES))
                     if answer.has("busy"):
                         raise Busy(f"{self.holder} is busy")
                     for item in answer.items("news", MAX_WATCHED):
                         self._take_news(item)
         finally:
             await _close(stream)
+
+    def _overheard(self, size_bytes: int) -> None:
+        self._desk.overheard(size_bytes)
+        self._patience.heard(size_bytes, len(self.watched))
 
     def _take_news(self, item: object) -> None:
         match item:

@@ -64,8 +64,9 @@ class Swarm:
         self.settings = settings
         self.candidates: Callable[[], Iterable[str]] = tuple
         self.own_hints: Callable[[], Mapping[str, int]] = dict
-        self._company = Company(transport.peer_id, self.peers, lambda: self.candidates(), cache)
         self.reputation = reputation or Reputation()
+        banned = self.reputation.is_banned
+        self._company = Company(transport.peer_id, self.peers, lambda: self.candidates(), cache, banned)
         self.transport: Transport = GuardedTransport(transport, self.reputation)
         self.admit: Callable[[str], bool] = everyone
         self.on_rejected = on_rejected

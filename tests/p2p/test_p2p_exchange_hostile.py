@@ -269,3 +269,24 @@ async def test_a_holder_may_let_us_wait_for_a_turn_of_ours(swarm, autojump_clock
     await holder_that(swarm, "crowded", a.store.manifest(blob_id), full_bitmap(2), give)
     assert await c.fetch(blob_id, "crowded", deadline_seconds=100) == content(2)
     assert len(streams) == 1
+
+
+@pytest.mark.parametrize(("frames", "is_violation"), [(4000, True), (60, False)])
+async def test_a_holder_that_never_stops_telling_is_left(swarm, autojump_clock, frames, is_violation):
+    a, c = await swarm.peer("A"), await swarm.peer("C")
+    blob_id = a.give(content(30))
+
+    async def handler(stream):
+        request = await receive_frame(stream)
+        if "watch" in request:
+            for _ in range(frames):
+                await send_frame(stream, {"news": [[blob_id, bytes(4)]], "x": bytes(60_000)})
+                await trio.sleep(0.01)
+        await trio.sleep_forever()
+
+    await swarm.network.transport("teller").handle(PROTOCOL, handler)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: c.exchange.fetch(blob_id, lambda: ["teller"], max_bytes=1 << 30))
+        await trio.sleep(8)
+        assert [peer for peer, _ in c.violations] == ["teller"] * is_violation
+        nursery.cancel_scope.cancel()

@@ -18,6 +18,19 @@ async def test_a_cap_holds_within_5_percent(autojump_clock, size):
     assert abs(taken / (trio.current_time() - start) / 1e6 - 1) < 0.05
 
 
+async def test_what_is_owed_for_things_unasked_is_paid_in_seconds(autojump_clock):
+    cap, start = Cap(1000.0), trio.current_time()
+    for _ in range(1000):
+        cap.owe(1000)
+    await cap.ready()
+    assert 4.9 < trio.current_time() - start < 5.1
+    await cap.take(20_000)
+    cap.owe(1000)  # does not make less what is owed already
+    start = trio.current_time()
+    await cap.ready()
+    assert trio.current_time() - start > 20
+
+
 async def test_a_cap_can_be_changed_under_those_who_wait(autojump_clock):
     cap = Cap(1.0)
     await cap.take(1000)

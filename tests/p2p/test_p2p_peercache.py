@@ -104,6 +104,14 @@ async def test_whom_we_have_not_met_is_looked_for_at_leisure(autojump_clock, nur
     assert len(tried) <= 21 * 8
 
 
+def test_the_banned_are_not_looked_for(tmp_path):
+    cache = PeerCache(tmp_path / "peers.json")
+    cache.remember([at(1, "banned"), at(1, "cached")])
+    known = [at(2, "banned"), at(1, "other")]
+    company = Company("me", tuple, lambda: known, cache, {"banned"}.__contains__)
+    assert set(company.addresses()) == set(company.unmet()) == {at(1, "other"), at(1, "cached")}
+
+
 async def test_strangers_are_no_company(autojump_clock, nursery):
     """Connections that are not to peers of the run, as to a relay, leave us alone."""
     tried = []

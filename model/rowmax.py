@@ -6,8 +6,9 @@ exactly log2(chunk / k) bits, the selection is an argmax, and every part of the 
 No paper's: SparseLoCo (arXiv 2508.15706) takes the k largest of a chunk. That a structured choice of as many need not
 lose is known of weights (N:M sparsity, arXiv 2104.08378); of pseudo-gradients with error feedback it was found here
 (`python -m tests.bench learning`): 0.5M parameters, 4 peers, 200 rounds of 5 steps, held-out loss 3.894 at α = 4, the
-paper's rule 3.982 at its best α, Templar's 4.109. So far that is one deciding setting of four, with one seed. With it goes a larger α, as supports of peers hardly overlap and dividing by the
-roster leaves each coordinate a fraction of what one peer sent.
+paper's rule 3.982 at its best α, Templar's 4.109. So far that is one deciding setting of four, with one seed. With it
+goes a larger α, as supports of peers hardly overlap and dividing by the roster leaves each coordinate a fraction of
+what one peer sent.
 """
 
 import numpy as np

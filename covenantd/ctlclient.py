@@ -87,9 +87,3 @@ class BlockingClient:
         except OSError as error:
             raise ControlError("not running", f"the daemon left: {error.strerror}") from None
         return bytes(received)
-
-
-def open_any(candidates: list[Path], timeout_seconds: float) -> "BlockingClient":
-    """A client of the first socket that exists; of the last candidate, which then fails, when none does."""
-    path = next((one for one in candidates if one.exists()), candidates[-1])
-    return BlockingClient(path, timeout_seconds)

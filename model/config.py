@@ -129,7 +129,3 @@ class TrainingConfig:
                 "compression": CompressionConfig(**data["compression"]),
             }
         )
-
-
-def with_vocabulary(config: ModelConfig, vocabulary_size: int) -> ModelConfig:
-    return replace(config, vocabulary_size=vocabulary_size)

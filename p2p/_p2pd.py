@@ -25,6 +25,7 @@ from p2p._p2pd_process import P2pdProcess, check_port_free
 from p2p._p2pd_settings import (
     RELAY_CIRCUIT_BYTES,
     P2pdSettings,
+    near_addresses,
     p2pd_arguments,
     remove_stale_sockets,
     sockets_parent,
@@ -274,18 +275,17 @@ async def _relays_in_earnest(transport: P2pdTransport, settings: P2pdSettings) -
     p2pd starts two relay services at once, and the one that comes second counts: that is now and then the one with
     libp2p's own limits, 128 KiB and two minutes a circuit.
     """
-    own = f"/tcp/{settings.listen_port or ''}"
-    near = tuple(address for address in transport.addresses if own in address)
+    near = tuple(f"{address}/p2p/{transport.peer_id}" for address in near_addresses(settings)) or transport.addresses
     with tempfile.TemporaryDirectory() as directory:
         create_identity(Path(directory) / "key")
         probe_settings = P2pdSettings(Path(directory) / "key", listen_host="127.0.0.1", hole_punching=False)
-        async with _running(probe_settings) as probe:
-            try:
+        try:
+            async with _running(probe_settings) as probe:
                 await dial_any(probe.dial, near, settings.request_seconds)
                 return (await reserve(probe, transport.peer_id)).circuit_bytes == RELAY_CIRCUIT_BYTES
-            except (TransportError, ProtocolViolation) as error:
-                _log.warning("could not try our own relay service: %s", error)
-                return True
+        except (TransportError, ProtocolViolation) as error:
+            _log.warning("could not try our own relay service: %s", error)
+            return True
 
 
 @asynccontextmanager

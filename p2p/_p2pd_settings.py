@@ -83,6 +83,14 @@ def sockets_parent(wanted: Path | None) -> Path:
     return system if len(os.fspath(system) + name) <= _MAX_SOCKET_PATH_BYTES else Path("/tmp")
 
 
+def near_addresses(settings: P2pdSettings) -> tuple[str, ...]:
+    """Where this machine reaches the p2pd, whatever it announces; none if its port is not known before it listens."""
+    if not settings.listen_port:
+        return ()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen_host, settings.listen_host)
+    return (f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{settings.listen_port}",)
+
+
 def remove_stale_sockets(parent: Path) -> None:
     """Remove what p2pds of ours that were killed with their daemon left in `parent`: sockets nobody answers."""
     for directory in parent.glob("p2pd-*"):

@@ -1,6 +1,7 @@
 """The transport on real p2pd processes."""
 
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import trio
 
 from p2p import wire
 from p2p._p2pd import P2pdSettings, P2pdTransport, open_p2pd
-from p2p._p2pd_settings import p2pd_arguments
+from p2p._p2pd_settings import near_addresses, p2pd_arguments
 from p2p.errors import (
     IdentityError,
     PeerUnreachable,
@@ -290,3 +291,23 @@ def test_what_p2pd_is_told_of_relays(tmp_path: Path) -> None:
     assert {"-relay=1", "-relayService=1", "-forceReachabilityPublic=1"} <= told(relay_service=True)
     assert {"-relay=0", "-relayService=0", "-autonat=1", "-natPortMap=0"} <= told()
     assert {"-autonat=0", "-natPortMap=1"} <= told(hole_punching=False, nat_port_map=True)
+
+
+async def test_a_relay_that_announces_other_addresses_is_tried_where_it_listens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    changes = {"listen_port": port, "announce": ("/ip4/203.0.113.1/tcp/1",), "relay_service": True}
+    with trio.fail_after(DEADLINE_SECONDS), caplog.at_level(logging.WARNING):
+        async with open_p2pd(settings(tmp_path, "a", **changes)) as relay:
+            assert relay.addresses[0].startswith("/ip4/203.0.113.1/tcp/1")
+    assert "could not try" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "near"), [("0.0.0.0", "/ip4/127.0.0.1"), ("::", "/ip6/::1"), ("10.0.0.9", "/ip4/10.0.0.9")]
+)
+def test_where_this_machine_reaches_it(tmp_path: Path, host: str, near: str) -> None:
+    assert near_addresses(P2pdSettings(tmp_path, listen_host=host, listen_port=7)) == (f"{near}/tcp/7",)
+    assert near_addresses(P2pdSettings(tmp_path, listen_host=host)) == ()

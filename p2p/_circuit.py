@@ -5,6 +5,7 @@ but not again for an hour when the relay was away.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,9 @@ _STATUS_OK = 100
 _MAX_REPLY_BYTES = 4096
 _ANSWER_SECONDS = 10.0
 _RENEW_SECONDS = 300.0  # a place lasts an hour, or as long as the connection
-_LOOK_SECONDS = 5.0
+_PING = "/ipfs/ping/1.0.0"
+_PING_BYTES = 32
+_PING_SECONDS = 5.0
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 2.0, 60.0
 
 
@@ -49,9 +52,8 @@ async def keep_place(transport: Transport, relay: str) -> None:
             await transport.dial(relay)
             place = await reserve(transport, peer)
             _log.debug("place at relay %s: %s", relay, place)
-            backoff.reset()
             missed = False
-            await _while_connected(transport, peer, _RENEW_SECONDS)
+            await _while_connected(transport, peer, backoff)
         except (TransportError, ProtocolViolation) as error:
             if not missed:
                 _log.warning("no place at relay %s, trying on: %s", relay, error)
@@ -59,10 +61,40 @@ async def keep_place(transport: Transport, relay: str) -> None:
             await trio.sleep(backoff.next_seconds())
 
 
-async def _while_connected(transport: Transport, peer: PeerId, at_most_seconds: float) -> None:
-    with trio.move_on_after(at_most_seconds):
-        while peer in await transport.connected():  # noqa: ASYNC110 - p2pd tells nobody when one goes
-            await trio.sleep(_LOOK_SECONDS)
+async def _while_connected(transport: Transport, relay: PeerId, backoff: Backoff) -> None:
+    """Until it is time to renew. Raises PeerUnreachable, StreamClosed as soon as the connection is another one.
+
+    Our place goes with the connection it was asked on, and p2pd tells nobody when one goes: a relay that starts again
+    may be connected once more before anybody looks. A stream of libp2p's ping ends with its connection.
+    """
+    with trio.move_on_after(_RENEW_SECONDS):
+        stream = await transport.open(relay, _PING)
+        try:
+            while True:
+                await _ping(stream)
+                backoff.reset()
+        finally:
+            await stream.aclose()
+
+
+async def _ping(stream: Stream) -> None:
+    """Bytes that come back, and a rest in which a broken connection shows at once. Source: libp2p's ping spec."""
+    sent, received = os.urandom(_PING_BYTES), b""
+    await stream.send_all(sent)
+    with trio.move_on_after(_ANSWER_SECONDS):
+        while len(received) < _PING_BYTES:
+            received += await _some(stream)
+    if received != sent:
+        raise PeerUnreachable(f"relay {stream.remote} does not answer")
+    with trio.move_on_after(_PING_SECONDS):
+        raise ProtocolViolation(f"relay {stream.remote} sent {len(await _some(stream))} bytes nobody asked for")
+
+
+async def _some(stream: Stream) -> bytes:
+    chunk = await stream.receive_some(_MAX_REPLY_BYTES)
+    if not chunk:
+        raise PeerUnreachable(f"relay {stream.remote} closed the stream")
+    return chunk
 
 
 async def reserve(transport: Transport, relay: PeerId) -> Place:
@@ -87,10 +119,7 @@ async def _receive(stream: Stream) -> bytes:
             raise ProtocolViolation("a relay's answer that is too long")
         if head and len(received) >= head + size:
             return bytes(received[head : head + size])
-        chunk = await stream.receive_some(_MAX_REPLY_BYTES)
-        if not chunk:
-            raise PeerUnreachable("the relay closed the stream")
-        received += chunk
+        received += await _some(stream)
 
 
 def _place(message: bytes) -> Place:

@@ -27,6 +27,7 @@ from p2p._p2pd_settings import (
     P2pdSettings,
     near_addresses,
     p2pd_arguments,
+    p2pd_environment,
     remove_stale_sockets,
     sockets_parent,
 )
@@ -272,8 +273,7 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
 async def _relays_in_earnest(transport: P2pdTransport, settings: P2pdSettings) -> bool:
     """Whether circuits through it have our limits, as another p2pd sees it.
 
-    p2pd starts two relay services at once, and the one that comes second counts: that is now and then the one with
-    libp2p's own limits, 128 KiB and two minutes a circuit.
+    See `p2pd_environment` for why they might be others.
     """
     near = tuple(f"{address}/p2p/{transport.peer_id}" for address in near_addresses(settings)) or transport.addresses
     with tempfile.TemporaryDirectory() as directory:
@@ -294,7 +294,7 @@ async def _running(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
     remove_stale_sockets(parent)
     with tempfile.TemporaryDirectory(prefix="p2pd-", dir=parent) as name:
         directory = Path(name)  # mode 0700
-        process = P2pdProcess(p2pd_arguments(settings, directory))
+        process = P2pdProcess(p2pd_arguments(settings, directory), p2pd_environment(settings))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(process.read_output)

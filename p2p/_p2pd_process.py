@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -56,14 +56,14 @@ def check_port_free(host: str, port: int) -> None:
 class P2pdProcess:
     """One running p2pd. Its output is read all the time, or it would block on a full pipe."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.ready = trio.Event()
         self._stopping = False
         self._lines: deque[str] = deque(maxlen=5)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             command = [str(package_file("hivemind_cli/p2pd")), *arguments]
-            self._child = Child(command, output=write_end, environment=_environment())
+            self._child = Child(command, output=write_end, environment=environment)
         except OSError as error:
             os.close(read_end)
             raise TransportError(f"cannot start p2pd: {error.strerror}") from error
@@ -116,9 +116,3 @@ class P2pdProcess:
         await self._child.stop(_STOP_SECONDS)
         with trio.CancelScope(shield=True):
             await self._output.aclose()
-
-
-def _environment() -> dict[str, str]:
-    """What a Go program needs and no more: the daemon's environment may hold secrets."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "GOMAXPROCS", "GOGC") if name in os.environ}
-    return kept | {"GOLOG_LOG_LEVEL": os.environ.get("GOLOG_LOG_LEVEL", "error")}

@@ -30,21 +30,37 @@ class FakeStream:
         self.closed = True
 
 
+class Ping(FakeStream):
+    """What comes back for each message, until the connection ends."""
+
+    def __init__(self, *, answer=lambda data: data):
+        super().__init__()
+        self.answer, self.unread, self.ended = answer, b"", trio.Event()
+
+    async def send_all(self, data):
+        self.unread += self.answer(data)
+
+    async def receive_some(self, max_bytes):
+        if not self.unread:
+            await self.ended.wait()
+        chunk, self.unread = self.unread[:20], self.unread[20:]
+        return chunk
+
+
 class FakeTransport:
     def __init__(self, *streams):
-        self.streams, self.dialled, self.there = list(streams), 0, set()
+        self.streams, self.dialled, self.ping = list(streams), 0, Ping()
 
     async def dial(self, address):
         self.dialled += 1
-        self.there.add(RELAY)
         return RELAY
 
     async def open(self, peer, protocol):
-        assert (peer, protocol) == (RELAY, "/libp2p/circuit/relay/0.2.0/hop")
+        assert peer == RELAY
+        if protocol == "/ipfs/ping/1.0.0":
+            return self.ping
+        assert protocol == "/libp2p/circuit/relay/0.2.0/hop"
         return self.streams.pop(0) if self.streams else FakeStream(bytes([len(GOOD)]) + GOOD)
-
-    async def connected(self):
-        return tuple(self.there)
 
 
 async def test_a_place_and_its_limits():
@@ -80,13 +96,25 @@ async def test_a_place_is_renewed_and_taken_again_when_the_relay_was_away(autoju
     assert transport.dialled == 2  # refused once, then it had a place
     await trio.sleep(295)
     assert transport.dialled == 3  # renewed
-    transport.there.clear()
-    await trio.sleep(6)
+    gone, transport.ping = transport.ping, Ping()
+    gone.ended.set()  # it may be connected again already: the place is gone all the same
+    await trio.sleep(2.5)
     assert transport.dialled == 4
-    transport.there.clear()
+    assert gone.closed
     transport.streams = [Cut(), Cut()]
+    transport.ping.ended.set()
     await trio.sleep(30)
-    assert not transport.streams and transport.dialled >= 7
+    assert not transport.streams
+    assert transport.dialled >= 7
+
+
+@pytest.mark.parametrize("answer", [lambda data: b"", lambda data: bytes(32), lambda data: data + b"more"])
+async def test_a_relay_whose_pings_are_wrong_is_asked_ever_more_rarely(autojump_clock, nursery, answer):
+    transport = FakeTransport()
+    transport.ping = Ping(answer=answer)
+    nursery.start_soon(keep_place, transport, f"/ip4/10.0.0.1/tcp/1/p2p/{RELAY}")
+    await trio.sleep(600)
+    assert 8 <= transport.dialled <= 25
 
 
 class Cut(FakeStream):

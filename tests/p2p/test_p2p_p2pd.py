@@ -17,7 +17,7 @@ import trio
 
 from p2p import wire
 from p2p._p2pd import P2pdSettings, P2pdTransport, open_p2pd
-from p2p._p2pd_settings import near_addresses, p2pd_arguments
+from p2p._p2pd_settings import near_addresses, p2pd_arguments, p2pd_environment
 from p2p.errors import (
     IdentityError,
     PeerUnreachable,
@@ -291,6 +291,18 @@ def test_what_p2pd_is_told_of_relays(tmp_path: Path) -> None:
     assert {"-relay=1", "-relayService=1", "-forceReachabilityPublic=1"} <= told(relay_service=True)
     assert {"-relay=0", "-relayService=0", "-autonat=1", "-natPortMap=0"} <= told()
     assert {"-autonat=0", "-natPortMap=1"} <= told(hole_punching=False, nat_port_map=True)
+
+
+def test_a_relay_has_one_processor_unless_its_operator_says_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    monkeypatch.setenv("A_SECRET", "x")
+    relay, miner = P2pdSettings(tmp_path, relay_service=True), P2pdSettings(tmp_path)
+    assert p2pd_environment(relay)["GOMAXPROCS"] == "1"
+    assert not {"GOMAXPROCS", "A_SECRET"} & p2pd_environment(miner).keys()
+    monkeypatch.setenv("GOMAXPROCS", "4")
+    assert p2pd_environment(relay)["GOMAXPROCS"] == "4"
 
 
 async def test_a_relay_that_announces_other_addresses_is_tried_where_it_listens(

@@ -45,10 +45,11 @@ from p2p.requests import (
     parse_request,
 )
 from p2p.stall import StallGuard
-from p2p.turns import Turn, Turns
+from p2p.turns import MANIFEST, Turn, Turns
 from p2p.wire import receive_length, receive_rest, send_bytes, send_frame, unpack
 
 _GOODBYE_SECONDS = 2.0
+_OFFER_BYTES = 128  # of a manifest's frame besides hashes and bitmap
 
 
 class Serving:
@@ -67,7 +68,7 @@ class Serving:
         self._slots = SlotLimiter(settings.streams_per_peer, settings.streams_total, admit)
         self._watches = SlotLimiter(settings.watches_per_peer, max(settings.streams_total // 3, 1), admit)
         self._budget = ByteBudget(settings.send_budget_bytes, admit)
-        self.dealings = Dealings(notices)
+        self.dealings = Dealings(notices, admit)
         self.withheld: set[str] = set()
         self.priority_of: Callable[[str], int] = lambda blob_id: Priority.CONTRIBUTION
         self.sent_bytes: Counter[PeerId] = Counter()
@@ -127,7 +128,7 @@ class Serving:
             queue.wake()
             match request:
                 case Want():
-                    queue.blob_id = await self._offer(words, request)
+                    queue.blob_id = await self._offer(guarded, request)
                 case PieceRequest():
                     await self._send_piece(guarded, request, queue)
                 case WatchList():
@@ -140,15 +141,19 @@ class Serving:
                     await send_frame(guarded, {"ok": True})
                     return await self._goodbye_read(queue)
 
-    async def _offer(self, stream: Charged, request: Want) -> str:
+    async def _offer(self, stream: StallGuard, request: Want) -> str:
         manifest, bitmap = self._available(request.blob_id)
         if manifest is None or bitmap is None:
-            await send_frame(stream, {"absent": True})
+            await send_frame(Charged(stream, self._turns.charge), {"absent": True})
             return ""
-        offer: dict[str, object] = {"have": bitmap}
-        if not request.brief:
-            offer["manifest"] = manifest.as_message()
-        await send_frame(stream, offer, MAX_MANIFEST_FRAME_BYTES)
+        size_bytes = _OFFER_BYTES + len(bitmap) + (0 if request.brief else len(manifest.hashes))
+        stranger = not self.admit(stream.remote)
+        turn = Turn(stream.remote, request.blob_id, MANIFEST, size_bytes, Priority.CONTROL, stranger)
+        async with self._turns.take(turn), self._budget.hold(size_bytes, stream.remote):
+            offer: dict[str, object] = {"have": bitmap}
+            if not request.brief:
+                offer["manifest"] = manifest.as_message()
+            await send_frame(stream, offer, MAX_MANIFEST_FRAME_BYTES)
         return request.blob_id
 
     async def _send_piece(self, stream: StallGuard, request: PieceRequest, queue: Queue) -> None:
@@ -170,7 +175,7 @@ class Serving:
                 return await send_bytes(stream, b"")
             queue.answering = None
             data = await self._read(blob_id, index, length)
-            self.dealings.left(blob_id, index)
+            self.dealings.left(blob_id, stream.remote, index)
             await send_bytes(stream, data)
         count(self.sent_bytes, stream.remote, len(data))
         self.on_bytes(stream.remote, blob_id, len(data))

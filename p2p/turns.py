@@ -19,6 +19,7 @@ from p2p.limits import forget_oldest
 from p2p.pace import Cap, Meter, Tally
 from p2p.protocols import PeerId
 
+MANIFEST = -1  # instead of a piece
 _MAX_BLOBS_COUNTED = 512
 
 
@@ -34,7 +35,7 @@ class TurnSettings:
 
 @dataclass(eq=False)
 class Turn:
-    """A piece that somebody wants; those whom we know come first, of equals the smaller `priority`."""
+    """A piece or a manifest that somebody wants; those we know come first, of equals the smaller `priority`."""
 
     peer: PeerId
     blob_id: str

@@ -5,6 +5,7 @@ import trio
 from test_p2p_exchange import PIECE, Swarm, content
 
 from p2p.dealing import PATIENCE_SECONDS, SLOW_SECONDS, Dealing
+from p2p.manifest import full_bitmap
 from p2p.testing import Link
 
 
@@ -88,6 +89,81 @@ async def test_an_origin_sends_each_piece_once_before_any_twice(nursery, tmp_pat
     assert trio.current_time() - start < (1.5 if not dead else 2.5) * 4
     sent = sum(a.exchange.sent_bytes.values()) / PIECE / 200
     assert sent < (1.3 if not dead else 2.0)
+
+
+def test_who_takes_nothing_while_others_do_loses_its_part_to_them():
+    dealing = Dealing("x", 200)
+    worths = dict.fromkeys(["slow", *"ABC"], 0.0)
+    dealing.deal(worths, 0.0)
+    withheld = share(dealing, "slow")
+    dealing.asked("slow", min(withheld))
+    others = sorted(set(range(200)) - withheld)
+    for number, piece in enumerate(others[:60]):
+        dealing.left(piece, number / 10)
+    assert dealing.deal(worths, 6.0)
+    assert not share(dealing, "slow")
+    assert set().union(*(share(dealing, peer) for peer in "ABC")) == set(range(200))
+    assert not dealing.over(6.0)
+    dealing.deal(worths, 8.0)
+    assert not share(dealing, "slow")
+
+
+def test_who_has_its_turns_like_others_keeps_its_part_on_a_slow_uplink():
+    dealing = Dealing("x", 200)
+    worths = dict.fromkeys("ABCDEFGH", 0.0)
+    dealing.deal(worths, 0.0)
+    shares = {peer: sorted(share(dealing, peer)) for peer in worths}
+    now = 0.0
+    for turn in range(10):
+        for peer in worths:
+            now += 1.0
+            dealing.left(shares[peer][turn], now)
+            assert not dealing.deal(worths, now) and not dealing.over(now)
+
+
+def test_what_comes_in_trickles_is_over_in_the_end():
+    """Each piece counts as progress, and nobody else waits for a turn."""
+    dealing = Dealing("x", 200)
+    worths = dict.fromkeys("AB", 0.0)
+    dealing.deal(worths, 0.0)
+    for piece in share(dealing, "A"):
+        dealing.left(piece, 1.0)
+    now = 1.0
+    for piece in share(dealing, "B"):
+        now += 2.0
+        dealing.left(piece, now)
+        dealing.deal(worths, now)
+        if dealing.over(now):
+            break
+    assert now < 15
+
+
+async def test_strangers_are_dealt_nothing_and_hold_nothing_back(nursery, tmp_path, autojump_clock):
+    swarm = Swarm(nursery, tmp_path)
+    a = await swarm.peer("A", Link(0.01, 50 * PIECE))
+    b, c = [await swarm.peer(name, Link(0.01, 50 * PIECE)) for name in "BC"]
+    a.exchange.admit = {"B", "C"}.__contains__
+    (a.directory / "new").write_bytes(content(200))
+    blob_id = await a.exchange.adopt(a.directory / "new", PIECE)
+    dealings = a.exchange._serving.dealings
+    with dealings._notices.watching("stranger", [blob_id]):
+        assert not any(dealings.bitmap(blob_id, "stranger", full_bitmap(200)))
+        start = trio.current_time()
+        async with trio.open_nursery() as fetches:
+            fetches.start_soon(b.fetch, blob_id, "A", "C")
+            fetches.start_soon(c.fetch, blob_id, "A", "B")
+        assert trio.current_time() - start < 1.5 * 4
+        assert dealings.bitmap(blob_id, "stranger", full_bitmap(200)) == full_bitmap(200)
+
+
+async def test_strangers_hear_of_everything_when_nobody_we_know_comes(nursery, tmp_path, autojump_clock):
+    swarm = Swarm(nursery, tmp_path)
+    a, stranger = await swarm.peer("A"), await swarm.peer("S")
+    a.exchange.admit = lambda peer: False
+    (a.directory / "new").write_bytes(content(200))
+    blob_id = await a.exchange.adopt(a.directory / "new", PIECE)
+    assert await stranger.fetch(blob_id, "A", deadline_seconds=SLOW_SECONDS + 20) == content(200)
+    assert trio.current_time() > SLOW_SECONDS
 
 
 async def test_what_uplinks_say_they_can_counts_until_somebody_gave(nursery, tmp_path, autojump_clock):

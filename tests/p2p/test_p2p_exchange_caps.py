@@ -1,10 +1,11 @@
 """Caps and priorities of the exchange, end to end in memory."""
 
 import trio
-from test_p2p_exchange import PIECE, Swarm, content
+from test_p2p_exchange import PIECE, Swarm, content, conversation
 
-from p2p.exchange_settings import Priority
+from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, Priority
 from p2p.testing import Link
+from p2p.wire import receive_frame, send_frame
 
 RATE = 50 * PIECE
 
@@ -27,6 +28,29 @@ async def test_an_uplink_cap_holds_within_5_percent(nursery, tmp_path, autojump_
     assert 0.95 < rate / RATE < 1.05
     assert a.exchange.limits == (RATE, None)
     assert 0.9 < a.exchange.best_rates[0] / RATE < 1.15
+
+
+async def test_under_an_uplink_cap_strangers_manifests_do_not_stop_pieces(nursery, tmp_path, autojump_clock):
+    swarm = Swarm(nursery, tmp_path)
+    a, b = await swarm.peer("A", Link(0.02)), await swarm.peer("B", Link(0.02))
+    large, blob_id = a.give(content(4000)), a.give(content(200, seed=1))  # the first has a manifest of 32 pieces' size
+    a.exchange.admit = {"B"}.__contains__
+    a.exchange.set_limits(uplink_bytes_per_second=RATE)
+
+    async def insist(name):
+        async with conversation(swarm, "A", name) as stream:
+            while True:
+                await send_frame(stream, {"want": large})
+                await receive_frame(stream, MAX_MANIFEST_FRAME_BYTES)
+
+    async with trio.open_nursery() as strangers:
+        for number in range(4):
+            strangers.start_soon(insist, f"stranger-{number}")
+        await trio.sleep(5)
+        start = trio.current_time()
+        assert await b.fetch(blob_id, "A", deadline_seconds=30) == content(200, seed=1)
+        assert trio.current_time() - start < 4 + 4  # alone it takes 4 s
+        strangers.cancel_scope.cancel()
 
 
 async def test_a_downlink_cap_holds_within_5_percent(nursery, tmp_path, autojump_clock):

@@ -89,6 +89,7 @@ class CommitBook:
     commits: dict[str, Commit] = field(default_factory=dict)
     equivocators: set[str] = field(default_factory=set)
     stale: set[str] = field(default_factory=set)  # built on another θ: it is told so by its absence
+    taken: dict[str, tuple[bytes, int]] = field(default_factory=dict)  # hotkey -> signed commit, the block we saw it at
     rejected: set[str] = field(default_factory=set)  # whose record in the DHT is not what it should be: counted once
 
     def accept(self, commit: Commit, head: int) -> None:

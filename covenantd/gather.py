@@ -1,21 +1,19 @@
 """Brings a round's roster and its contributions here: from whoever holds them, each checked against its hash."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import trio
 
-from covenantd import commits, roster
-from covenantd.chain.keys import verify
+from covenantd import commits, proofs, roster
 from covenantd.commits import Commit
 from covenantd.node import Node
+from covenantd.proofs import Proof
 from covenantd.roster import BadRoster, Entry, Roster
 from covenantd.status import MAX_SHOWN, ContributionStatus
 from p2p.errors import BlobError, P2pError, ProtocolViolation, RecordRejected
 from p2p.exchange_settings import Priority
-from p2p.records import Record, open_record
 
 log = structlog.get_logger("covenantd.gather")
 
@@ -114,15 +112,7 @@ def _show(node: Node, known: dict[str, ContributionStatus], commit: Commit, fate
         node.board.update(contributions=rows, contributions_round=commit.round)
 
 
-@dataclass(frozen=True)
-class Mirrored:
-    """A commit as the DHT has it, with the stake of the certifiers whose receipts, in time, lie beside it."""
-
-    commit: Commit
-    stakes: Mapping[str, int]
-
-
-async def mirrored(node: Node, round: int, rejected: set[str]) -> list[Mirrored]:
+async def mirrored(node: Node, round: int, rejected: set[str]) -> list[Proof]:
     """The round's commits of registered hotkeys; each is signed by its author. Bad ones are counted, each hotkey once:
     `rejected` has those of earlier looks at the round."""
     registered, enrolled = await node.agreement.registered(round), await node.agreement.certifiers(round)
@@ -135,34 +125,9 @@ async def mirrored(node: Node, round: int, rejected: set[str]) -> list[Mirrored]
     for record in records:
         if record.hotkey in registered:
             try:
-                found.append(_mirrored(node, record, round, enrolled))
+                found.append(proofs.opened(node, record.fields(), record.hotkey, round, enrolled))
             except ProtocolViolation as error:
                 if record.hotkey not in rejected:
                     node.metrics.count_contribution(error.reason if isinstance(error, RecordRejected) else "malformed")
                 rejected.add(record.hotkey)
     return found
-
-
-def _mirrored(node: Node, record: Record, round: int, enrolled: Mapping[str, int]) -> Mirrored:
-    """Raises ProtocolViolation."""
-    fields = record.fields()
-    signed = fields.raw("commit", max_bytes=commits.MAX_RECORD_BYTES)
-    inner = open_record(signed, verify, run_id=node.spec.run_id, kind=commits.COMMIT, round=round, hotkey=record.hotkey)
-    commit, stakes = commits.from_record(inner), {}
-    for receipt in fields.items("receipts", commits.MAX_RECEIPTS):
-        certifier = _in_time(node, receipt, round, commits.digest(signed))
-        if certifier in enrolled:
-            stakes[certifier] = enrolled[certifier]
-    return Mirrored(commit, stakes)
-
-
-def _in_time(node: Node, receipt: object, round: int, digest: str) -> str:
-    """Who signed it. Raises ProtocolViolation if it is not a receipt, in time, for that commit."""
-    if not isinstance(receipt, bytes):
-        raise RecordRejected("malformed", "receipt")
-    record = open_record(receipt, verify, run_id=node.spec.run_id, kind=commits.RECEIPT, round=round)
-    fields = record.fields()
-    if fields.text("commit", 64) != digest:
-        raise RecordRejected("malformed", "a receipt for another commit")
-    fields.number("block", node.spec.timing.start(round), node.spec.timing.commit(round))
-    return record.hotkey

@@ -16,9 +16,12 @@ from covenantd.commitdesk import CommitDesk
 from covenantd.commits import COMMITTED, MAX_RECEIPTS
 from covenantd.node import Node
 from p2p import records
+from p2p.errors import ProtocolViolation
 from p2p.records import MAX_RECORD_BYTES, Record
+from p2p.wire import Fields
 
 ROUND, BASE = 2, h("base")
+PEER = "12D3KooW" + "x" * 44
 SEALED = miner.SealedContribution(ROUND, h("blob"), 1000, 5, BASE)
 
 
@@ -48,7 +51,7 @@ class Ground:
             journal=SimpleNamespace(memory=SimpleNamespace(round=ROUND, state_hash=BASE)),
             contribution_bytes=1000,
             agreement=SimpleNamespace(certifiers=certifiers, registered=registered),
-            swarm=SimpleNamespace(peer_id="12D3KooW" + "x" * 44, lookup=lookup),
+            swarm=SimpleNamespace(peer_id=PEER, lookup=lookup),
             metrics=SimpleNamespace(count_contribution=lambda reason: self.counted.update([reason])),
             board=SimpleNamespace(update=lambda **shown: None),
         )
@@ -61,8 +64,7 @@ class Ground:
 
 
 def sign(key: Hotkey, kind: str, body: object) -> bytes:
-    peer = "12D3KooW" + "x" * 44
-    return records.sign(key, run_id=SPEC.run_id, kind=kind, round=ROUND, peer_id=peer, body=body, issued_at=time.time())
+    return records.sign(key, run_id=SPEC.run_id, kind=kind, round=ROUND, peer_id=PEER, body=body, issued_at=time.time())
 
 
 def commit(author: int, blob: str = "blob") -> bytes:
@@ -87,8 +89,7 @@ async def test_what_it_receipted_after_the_crash_and_before_it_are_both_proven()
     before, after = commit(3), commit(4)
     ground.show(3, before, [receipt(KEYS[0], before)])
     desk = CommitDesk(ground.node())
-    record = records.open_record(after, verify, run_id=SPEC.run_id, kind=commits.COMMIT)
-    (await desk.book(ROUND)).accept(commits.from_record(record), TIMING.commit(ROUND))
+    await desk._receive(PEER, {"commit": after})
     assert set(await desk.proven(ROUND)) == {HOTKEYS[3], HOTKEYS[4]}
 
 
@@ -97,8 +98,7 @@ async def test_who_committed_to_another_blob_before_our_crash_is_found_out() -> 
     before, after = commit(3), commit(3, "other")
     ground.show(3, before, [receipt(KEYS[0], before)])
     desk = CommitDesk(ground.node())
-    record = records.open_record(after, verify, run_id=SPEC.run_id, kind=commits.COMMIT)
-    (await desk.book(ROUND)).accept(commits.from_record(record), TIMING.commit(ROUND))
+    await desk._receive(PEER, {"commit": after})
     assert await desk.proven(ROUND) == {} and (await desk.book(ROUND)).equivocators == {HOTKEYS[3]}
 
 
@@ -115,8 +115,7 @@ async def test_our_own_receipt_counts_once_whether_it_is_shown_or_only_in_the_bo
     signed = commit(5)
     ground.show(5, signed, [receipt(KEYS[i], signed) for i in (0,)])
     desk = CommitDesk(ground.node())
-    record = records.open_record(signed, verify, run_id=SPEC.run_id, kind=commits.COMMIT)
-    (await desk.book(ROUND)).accept(commits.from_record(record), TIMING.commit(ROUND))
+    await desk._receive(PEER, {"commit": signed})
     assert await desk.proven(ROUND) == {}
     ground.shown.clear()
     ground.show(5, signed, [receipt(KEYS[1], signed)])
@@ -134,6 +133,59 @@ async def test_a_bad_record_is_counted_once_however_often_it_is_seen() -> None:
     rejected: set[str] = set()
     await gather.mirrored(ground.node(), ROUND, rejected)
     assert sum(ground.counted.values()) == 4 and rejected == {HOTKEYS[4], HOTKEYS[5]}
+
+
+# What another certifier shows
+
+
+@pytest.mark.parametrize(("by", "proven"), [((0, 1), False), ((0, 1, 2), True), ((1, 1, 2), False)])
+async def test_another_certifier_proves_a_commit_as_its_author_would(by: tuple[int, ...], proven: bool) -> None:
+    signed = commit(5)
+    shown = Fields({"commit": signed, "receipts": [receipt(KEYS[i], signed) for i in by]})
+    desk = CommitDesk(Ground(dict.fromkeys(HOTKEYS[:4], 1)).node())
+    found = await desk.believe(ROUND, HOTKEYS[5], shown)
+    assert (found is not None) is proven and (desk.proof(ROUND, HOTKEYS[5]) is not None) is proven
+
+
+async def test_what_one_desk_holds_for_proven_convinces_another_even_one_that_was_shown_a_different_commit() -> None:
+    """Two show their receipts; the third has its own, which the author does not show."""
+    stakes = dict.fromkeys(HOTKEYS[:4], 1)
+    signed, shown = commit(5), Ground(stakes, own=2)
+    shown.show(5, signed, [receipt(KEYS[i], signed) for i in (0, 1)])
+    third, fourth = CommitDesk(shown.node()), CommitDesk(Ground(stakes, own=3).node())
+    await third._receive(PEER, {"commit": signed})
+    await fourth._receive(PEER, {"commit": commit(5, "other")})
+    assert set(await third.proven(ROUND)) == {HOTKEYS[5]}
+    proof = third.proof(ROUND, HOTKEYS[5])
+    assert proof is not None and third.proof(ROUND + 1, HOTKEYS[5]) is None
+    found = await fourth.believe(ROUND, HOTKEYS[5], Fields(proof.body()))
+    assert found == proof.commit and found.blob_id == h("blob")
+
+
+async def test_a_miner_that_signed_its_commit_again_is_proven_to_others_all_the_same() -> None:
+    """We have receipted the one, its record shows the other: we sign for that too, as of the same block."""
+    first, again, ground = commit(5), commit(5), Ground(dict.fromkeys(HOTKEYS[:3], 1), own=2)
+    assert first != again
+    ground.show(5, again, [receipt(KEYS[0], again)])
+    desk = CommitDesk(ground.node())
+    await desk._receive(PEER, {"commit": first})
+    await desk.proven(ROUND)
+    proof = desk.proof(ROUND, HOTKEYS[5])
+    assert proof is not None and proof.signed == again
+    assert await CommitDesk(Ground(ground.stakes).node()).believe(ROUND, HOTKEYS[5], Fields(proof.body()))
+
+
+async def test_what_proves_another_commit_or_is_no_receipt_is_refused() -> None:
+    desk, signed = CommitDesk(Ground(dict.fromkeys(HOTKEYS[:3], 1)).node()), commit(5)
+    for shown in (
+        {"commit": signed, "receipts": [receipt(key, commit(4)) for key in KEYS[:3]]},
+        {"commit": commit(4), "receipts": [receipt(key, commit(4)) for key in KEYS[:3]]},
+        {"commit": signed, "receipts": [receipt(key, signed, TIMING.commit(ROUND) + 1) for key in KEYS[:3]]},
+        {"commit": signed, "receipts": ["no bytes"]},
+        {"receipts": []},
+    ):
+        with pytest.raises(ProtocolViolation):
+            await desk.believe(ROUND, HOTKEYS[5], Fields(shown))
 
 
 # What a miner shows

@@ -12,7 +12,7 @@ from run_fixture import HOTKEYS, TIMING
 from covenantd import gather
 from covenantd.chain.protocol import Block
 from covenantd.commits import Commit
-from covenantd.gather import Mirrored
+from covenantd.proofs import Proof
 from p2p.errors import BlobUnavailable
 
 
@@ -34,13 +34,13 @@ async def test_commits_are_shown_as_they_come_and_held_once_they_are_here(
 ) -> None:
     node, holders = make_node(tmp_path), Holders()
     node.exchange = cast(Any, holders)
-    found: list[Mirrored] = []
+    found: list[Proof] = []
 
-    async def mirrored(node: object, round: int, rejected: object) -> list[Mirrored]:
+    async def mirrored(node: object, round: int, rejected: object) -> list[Proof]:
         return found
 
-    def commit(uid: int, blob_id: str) -> Mirrored:
-        return Mirrored(Commit(HOTKEYS[uid], f"peer{uid}", 0, blob_id, 10, STATE, 3), {})
+    def commit(uid: int, blob_id: str) -> Proof:
+        return Proof(Commit(HOTKEYS[uid], f"peer{uid}", 0, blob_id, 10, STATE, 3), {}, b"", ())
 
     def shown() -> list[tuple[int, str]]:
         return [(HOTKEYS.index(one.hotkey), one.fate) for one in node.board.status.contributions]

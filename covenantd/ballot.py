@@ -7,9 +7,10 @@ import trio
 
 from covenantd import gather, revisions
 from covenantd.errors import ChainError, ChainRefused
+from covenantd.holdings import Holdings
 from covenantd.journal import Voted
 from covenantd.node import Node
-from covenantd.proposals import View, complete, hearing, objection
+from covenantd.proposals import View, censors, complete, hearing, misfit, objection
 from covenantd.roster import BadRoster, Roster, Vote, is_hash
 from covenantd.turns import EARLY, Ballots, Turns
 from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
@@ -26,18 +27,19 @@ _BODY_SECONDS = 20.0
 class Ballot:
     """Open for one round at a time: from when we know enough of it to judge what others propose."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, holdings: Holdings) -> None:
         self._node = node
+        self._holdings = holdings
         self._deciding = trio.Lock()
         self._cast = trio.Event()
-        self._view: View | None = None
         self._turns = Turns((), ())
 
     async def serve(self) -> None:
         await self._node.swarm.answer(self._node.spec.protocol(ROSTER), self.consider)
 
     def open(self, view: View, turns: Turns) -> None:
-        self._view, self._turns = view, turns
+        self._holdings.open(view, turns)
+        self._turns = turns
 
     def voted(self, round: int) -> Voted | None:
         """Our vote in that round, if there is one: from the journal, so also from before a crash."""
@@ -46,18 +48,19 @@ class Ballot:
 
     # When a turn begins
 
-    async def take(self, turn: int, compose: Callable[[], Roster]) -> None:
+    async def take(self, turn: int, compose: Callable[[View], Roster]) -> None:
         """Join the roster that has a quorum by now. Where none has and the turn is ours, propose: what we have voted
-        for, if it is as good as what `compose` would make, else that. Ends when all others have answered."""
+        for, if it is as good as what `compose` would make of what we hold, else that. Ends when all others have
+        answered."""
         view = self._open_view()
         leading = await self._leading(turn)
         if leading is not None:
             await self._join(leading, turn)
         elif self._turns.of(self._node.hotkey.hotkey) == turn:
             voted = self.voted(view.round)
-            if voted is not None and await self._as_good(view, voted.digest):
+            if voted is not None and await self._as_good(voted.digest):
                 await self._propose(turn, voted.digest)
-            elif (digest := await self._cast_own(compose(), turn)) is not None:
+            elif (digest := await self._cast_own(compose(self._open_view()), turn)) is not None:
                 await self._propose(turn, digest)
 
     async def _join(self, digest: str, turn: int) -> None:
@@ -70,9 +73,10 @@ class Ballot:
         except Refused as error:
             log.warning("a quorum votes for a roster that we cannot", digest=digest[:16], reason=str(error))
 
-    async def _as_good(self, view: View, digest: str) -> bool:
+    async def _as_good(self, digest: str) -> bool:
         try:
-            return complete(self._node.spec, view, await self._body(None, digest))
+            body = await self._body(None, digest)
+            return complete(self._node.spec, self._open_view(), body)
         except Refused:  # it was here when we voted for it, but it is gone
             return False
 
@@ -125,7 +129,7 @@ class Ballot:
         round, digest = fields.number("round", 0, 1 << 31), fields.text("digest", 64)
         if not is_hash(digest):
             raise ProtocolViolation("a digest that is no hash")
-        if (reason := hearing(self._view, round)) is not None:
+        if (reason := hearing(self._holdings.view, round)) is not None:
             raise Refused(reason)
         proposer = self._node.swarm.by_peer_id(peer)
         turn = self._turns.of(proposer.hotkey) if proposer is not None else None
@@ -148,9 +152,22 @@ class Ballot:
         view = self._open_view()
         body = await self._body(proposer, digest)
         offered = await revisions.judge_offer(self._node, view.round, body.changes)
-        reason = objection(self._node.spec, view, body, offered) or await self._vote(body, digest, turn)
+        reason = misfit(self._node.spec, view, body, offered)
+        if reason is None:
+            await self._holdings.complete(body, digest, proposer, turn, self._end(turn))
+            reason = self._objection(body, proposer) or await self._vote(body, digest, turn)
         if reason is not None:
             raise Refused(reason[:200])
+
+    def _objection(self, body: Roster, proposer: str | None) -> str | None:
+        """What a quorum votes for is not censorship: honest ones find that it lists most of what is fit."""
+        view = self._open_view()
+        return objection(view, body) or (censors(self._node.spec, view, body) if proposer is not None else None)
+
+    def _end(self, turn: int) -> int:
+        """The block at which a turn is over."""
+        later = self._turns.blocks[turn + 1 :]
+        return later[0] if later else self._node.spec.timing.vote(self._open_view().round)
 
     async def _body(self, proposer: str | None, digest: str) -> Roster:
         try:
@@ -194,8 +211,8 @@ class Ballot:
         return vote.digest if vote is not None else None
 
     def _open_view(self) -> View:
-        assert self._view is not None  # nobody votes before the ballot is open
-        return self._view
+        assert self._holdings.view is not None  # nobody votes before the ballot is open
+        return self._holdings.view
 
     async def publish(self, round: int, alone: bool) -> None:
         """Keep the chain at our vote of that round: the journal's, so also after a crash between remembering and

@@ -8,17 +8,17 @@ import trio
 
 from covenantd import gather, proposals, revisions, turns
 from covenantd.ballot import Ballot
-from covenantd.chain.keys import public_key
 from covenantd.commitdesk import CommitDesk
 from covenantd.commits import MAX_RECEIPTS, Commit, CommitRefused
 from covenantd.engine import EngineRefused
 from covenantd.gauntlet import standing
+from covenantd.holdings import Holdings
 from covenantd.node import Node
 from covenantd.proposals import View
 from covenantd.roster import MAX_CONTRIBUTIONS, Roster
 from covenantd.scores import Scores
+from covenantd.soundness import is_sound
 from covenantd.turns import Turns
-from model import messages
 from p2p.errors import BlobTooLarge
 
 log = structlog.get_logger("covenantd.certifier")
@@ -33,12 +33,14 @@ class Certifier:
         self._node = node
         self._scores = scores
         self._desk = CommitDesk(node)
-        self._ballot = Ballot(node)
+        self._holdings = Holdings(node, self._desk)
+        self._ballot = Ballot(node, self._holdings)
         self._missing: tuple[int, frozenset[str]] = (-1, frozenset())  # what we could not fetch in that round
         self._scored = -1  # round whose scores are in: an engine that dies after it does not count them twice
 
     async def serve(self) -> None:
         await self._desk.serve()
+        await self._holdings.serve()
         await self._ballot.serve()
         await revisions.serve(self._node)
 
@@ -73,22 +75,33 @@ class Certifier:
             return
         if self._node.hotkey.hotkey in order.order:
             self._ballot.open(view, order)
-            await self._take_turns(order, view)
+            await self._take_turns(round, order)
 
-    async def _take_turns(self, order: Turns, view: View) -> None:
+    async def _take_turns(self, round: int, order: Turns) -> None:
+        """Before its own turn a certifier asks the others what they hold, or they would take for censorship what it
+        only lacks. The first turn begins before anybody knows anything: there it asks in the turn."""
+        own, vote = order.of(self._node.hotkey.hotkey), self._node.spec.timing.vote(round)
         async with trio.open_nursery() as nursery:
             for turn, block in enumerate(order.blocks):
+                if turn == own:
+                    await self._holdings.survey(block if turn else self._last_call(order, vote))
                 await self._node.heads.reached(block)
-                nursery.start_soon(
-                    self._ballot.take, turn, lambda: proposals.compose(self._node.spec, view, self._scores.standings)
-                )
+                nursery.start_soon(self._ballot.take, turn, self._compose)
+
+    def _last_call(self, order: Turns, vote: int) -> int:
+        """Who proposes first may do so until its votes can no longer be seen where the next turn begins."""
+        end = order.blocks[1] if len(order.blocks) > 1 else vote
+        return max(order.blocks[0], end - self._node.spec.timing.proposal_blocks)
+
+    def _compose(self, view: View) -> Roster:
+        return proposals.compose(self._node.spec, view, self._scores.standings)
 
     async def _look(self, round: int, scored: bool) -> View:
         """Fetch, check and, unless that was done before a crash, score what was committed in time."""
         book = await self._desk.book(round)
         proven = await self._proven(round, set(book.commits))
         held, refused = await self._fetch(round, proven)
-        sound, invalid = await self._check(round, held)
+        sound, invalid = await self._check(held)
         refused |= invalid
         self._missing = round, frozenset(h for h, reason in refused.items() if reason == "missing")
         if not scored:
@@ -166,16 +179,12 @@ class Certifier:
         missing = {hotkey: "missing" for hotkey in proven if hotkey not in held and hotkey not in refused}
         return held, {**refused, **missing}
 
-    async def _check(self, round: int, held: Held) -> tuple[Held, dict[str, str]]:
+    async def _check(self, held: Held) -> tuple[Held, dict[str, str]]:
         sound, invalid = {}, {}
-        base = self._node.journal.memory.state_hash
         for hotkey, (commit, path) in held.items():
-            order = messages.Check(str(path), round, base, public_key(hotkey).hex())
-            checked = await self._node.engine.order(order, messages.Checked)
-            if checked.ok:
+            if await is_sound(self._node, commit, path):
                 sound[hotkey] = commit, path
             else:
-                log.warning("contribution refused", hotkey=hotkey, reason=checked.reason, peer_caused=True)
                 invalid[hotkey] = "invalid"
         return sound, invalid
 

@@ -13,18 +13,21 @@ from run_fixture import HOTKEYS, NAMES, SPEC, WrittenChain, enrolled, h
 
 from covenantd import roster, turns
 from covenantd.agreement import Agreement
-from covenantd.ballot import Ballot
+from covenantd.ballot import ROSTER, Ballot
 from covenantd.chain.keys import Hotkey
 from covenantd.commits import Commit
 from covenantd.heads import Heads
+from covenantd.holdings import HOLDING, Holdings
 from covenantd.journal import Journal, PastRound
 from covenantd.node import Node
 from covenantd.proposals import View, compose
 from covenantd.roster import Roster, Vote, decode_vote
 from covenantd.specchange import SpecHistory
 from covenantd.timing import Timing
-from p2p.errors import BlobUnavailable, Refused
+from model import messages
+from p2p.errors import BlobUnavailable, Refused, TransportTimeout
 from p2p.manifest import Manifest, piece_hash
+from p2p.wire import Fields
 
 STEP_BLOCKS = 6
 TIMING = Timing(
@@ -38,8 +41,11 @@ T = TypeVar("T")
 def view_of(round: int, previous: str, base: str, sound: Sequence[int]) -> View:
     """What a certifier knows that holds these miners' contributions."""
     names = [HOTKEYS[i] for i in sorted(sound)]
-    proven = {n: Commit(n, "peer", round, h(f"{round}{n[-4:]}"), 1000, base, 7) for n in names}
-    return View(round, previous, base, proven, frozenset(names), {}, {})
+    return View(round, previous, base, {n: commit_of(n, round, base) for n in names}, frozenset(names), {}, {})
+
+
+def commit_of(hotkey: str, round: int, base: str) -> Commit:
+    return Commit(hotkey, "peer", round, h(f"{round}{hotkey[-4:]}"), 1000, base, 7)
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,20 @@ class World:
     block: int = 0
     posts: list[Post] = field(default_factory=list)
     bodies: dict[str, Roster] = field(default_factory=dict)
+    certifiers: dict[int, "Certifier"] = field(default_factory=dict)  # the honest ones
+    given: set[tuple[int, int]] = field(default_factory=set)  # (miner, certifier): whom miners and liars serve later
+    unproven: set[int] = field(default_factory=set)  # miners that committed to nothing in time
+    unsound: set[int] = field(default_factory=set)
+    lie: Callable[[int, str], object] = lambda liar, protocol: None  # its answer; None: there is none
 
     def __post_init__(self) -> None:
         self.chain = WrittenChain(self.stakes)
+
+    def serves(self, uid: int, blob_id: str) -> bool:
+        """Whether anybody gives that certifier a contribution."""
+        ending = bytes.fromhex(blob_id).rstrip(b"\0")[-4:]
+        given = {HOTKEYS[miner][-4:].encode() for miner, to in self.given if to == uid}
+        return ending in given or any(one.sound_of(blob_id) for one in self.certifiers.values())
 
     def put(self, body: Roster) -> str:
         """Everybody can fetch it from now on."""
@@ -87,12 +104,15 @@ class Certifier:
         self.delay_blocks = 1  # until what it publishes is in the state
         self.failures: list[Exception] = []  # what the chain says first
         self.heads = Heads()
+        world.certifiers[uid] = self
         self.start()
 
     def start(self) -> None:
         self.journal = Journal(self.world.directory / f"journal-{self.uid}", RUN.run_id, RUN.genesis_state)
         self.agreement = Agreement(self.world.chain, RUN)
-        self.ballot = Ballot(self._node())
+        node = self._node()
+        self.holdings = Holdings(node, self)
+        self.ballot = Ballot(node, self.holdings)
 
     crash = start
 
@@ -105,7 +125,7 @@ class Certifier:
         return Node(
             config=config, spec=RUN, history=SpecHistory(RUN), hotkey=KEYS[self.uid], chain=cast(Any, self),
             agreement=self.agreement, swarm=cast(Any, self), exchange=cast(Any, self), blobs=anything,
-            engine=anything, journal=self.journal, heads=self.heads, board=anything, metrics=anything,
+            engine=cast(Any, self), journal=self.journal, heads=self.heads, board=anything, metrics=anything,
             traffic=traffic, commitment=trio.Lock(), staging=staging,
         )  # fmt: skip
 
@@ -130,17 +150,48 @@ class Certifier:
 
     async def ask(self, peer: str, protocol: str, message: dict[str, object], seconds: float) -> object:
         await trio.lowlevel.checkpoint()
-        self.world.posts.append(Post(self.uid, HOTKEYS.index(peer), message, self.world.block))
-        return {}
+        if protocol == RUN.protocol(ROSTER):
+            self.world.posts.append(Post(self.uid, HOTKEYS.index(peer), message, self.world.block))
+            return {}
+        answer = await self._ask_at_once(HOTKEYS.index(peer), protocol, message)
+        if answer is None:
+            raise TransportTimeout(protocol)
+        return answer
+
+    async def _ask_at_once(self, uid: int, protocol: str, message: dict[str, object]) -> object:
+        other = self.world.certifiers.get(uid)
+        if other is None:
+            return self.world.lie(uid, protocol)
+        handle = other.holdings.tell if protocol == RUN.protocol(HOLDING) else other.holdings.show
+        return await handle(self.hotkey, message)
 
     async def adopt(self, path: Path, piece_bytes: int) -> str:
         return self.world.put(roster.decode(await trio.Path(path).read_bytes()))
 
     async def fetch(self, digest: str, *args: object, **options: object) -> Path:
         await trio.lowlevel.checkpoint()
-        if digest not in self.world.bodies:
+        if digest not in self.world.bodies and not self.world.serves(self.uid, digest):
             raise BlobUnavailable(digest)
         return self.world.directory / digest
+
+    # What its node has for an engine, and it for a desk
+
+    async def order(self, order: messages.Check, expect: object) -> messages.Checked:
+        await trio.lowlevel.checkpoint()
+        [miner] = [i for i, key in enumerate(KEYS) if key.public_key_hex == order.hotkey]
+        return messages.Checked(miner not in self.world.unsound, "", 1.0)
+
+    def proof(self, round: int, hotkey: str) -> Any:
+        view = self.holdings.view
+        known = view is not None and view.round == round and hotkey in view.proven
+        return SimpleNamespace(body=lambda: {"receipts": True}) if known else None
+
+    async def believe(self, round: int, hotkey: str, fields: Fields) -> Commit | None:
+        """What is shown can be forged only where the test says so."""
+        await trio.lowlevel.checkpoint()
+        if not fields.flag("receipts") or HOTKEYS.index(hotkey) in self.world.unproven:
+            return None
+        return commit_of(hotkey, round, self.journal.memory.state_hash)
 
     # What it does
 
@@ -156,13 +207,31 @@ class Certifier:
         """Nobody waits on these heads: what is run here ends by itself."""
         self.heads.number = max(self.heads.number, block)
 
+    @property
+    def sound(self) -> frozenset[str]:
+        """Whose contributions it holds in this round."""
+        view = self.holdings.view
+        return view.sound if view is not None and view.round == self.round else frozenset()
+
+    def sound_of(self, blob_id: str) -> set[str]:
+        view = self.holdings.view
+        return {h for h in view.sound if view.proven[h].blob_id == blob_id} if view is not None else set()
+
     def open(self, *sound: int) -> None:
         memory = self.journal.memory
-        self.view = view_of(memory.round, memory.previous, memory.state_hash, sound)
-        self.ballot.open(self.view, self.turns)
+        self.ballot.open(view_of(memory.round, memory.previous, memory.state_hash, sound), self.turns)
+
+    def survey(self) -> None:
+        """Whoever does not answer is waited for, but not for long."""
+
+        async def in_time() -> None:
+            with trio.move_on_after(10):
+                await self.holdings.survey(1 << 40)
+
+        run(in_time)
 
     def take(self, turn: int) -> None:
-        run(lambda: self.ballot.take(turn, lambda: compose(RUN, self.view, {})))
+        run(lambda: self.ballot.take(turn, lambda view: compose(RUN, view, {})))
 
     def receive(self, post: Post) -> str | None:
         """The reason of a refusal."""
@@ -197,4 +266,5 @@ class Certifier:
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    return trio.run(work)
+    """Waits take no time."""
+    return trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))

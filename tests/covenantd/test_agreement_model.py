@@ -1,9 +1,10 @@
 """Several certifiers over several rounds, as a model that drives the real ballots: never two rosters for one round, and
 with two thirds of the stake honest and live always one.
 
-Liars propose what they like to whom they like and vote as often as they like; honest certifiers crash at any point and
-come back with their journal; heads are late; messages are lost, repeated, late and out of order; a vote takes its time
-to be in the state and may come after the votes are read.
+Liars propose what they like to whom they like and vote as often as they like, list what they do not serve or serve to
+some alone, and say what they like of what they hold; miners serve some certifiers and not others, or later; honest
+certifiers crash at any point and come back with their journal; heads are late; messages are lost, repeated, late and
+out of order; a vote takes its time to be in the state and may come after the votes are read.
 """
 
 import random
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from run_fixture import HOTKEYS, h
 
 from covenantd import roster
+from covenantd.holdings import HOLDING, PROOF
 from covenantd.proposals import compose
 from covenantd.roster import Vote
 from covenantd.turns import EARLY
@@ -49,6 +51,7 @@ class Agreement(RuleBasedStateMachine):
         self.round = 0
         self.cast: dict[tuple[int, int, int], set[str]] = {}
         self.opened: set[int] = set()
+        self.had: dict[tuple[int, int], set[str]] = {}
         self.certified: dict[int, set[str | None]] = {}
         self.begin()
 
@@ -92,6 +95,23 @@ class Agreement(RuleBasedStateMachine):
         one = self.pick(index)
         if one.uid in self.opened:
             one.take(one.turns.at(one.heads.number))
+
+    @rule(index=UIDS)
+    def asks_what_the_others_hold(self, index: int) -> None:
+        one = self.pick(index)
+        if one.uid in self.opened:
+            one.survey()
+
+    @rule(miner=UIDS, to=st.sets(UIDS, min_size=1))
+    def a_miner_serves_some(self, miner: int, to: set[int]) -> None:
+        """Itself, or through a liar."""
+        self.world.given |= {(miner, uid) for uid in to}
+
+    @rule(talks=st.booleans(), forged=st.booleans(), unproven=st.sets(UIDS, max_size=1))
+    def liars_change_their_ways(self, talks: bool, forged: bool, unproven: set[int]) -> None:
+        self.world.unproven = unproven
+        told = {RUN.protocol(HOLDING): {"sound": list(HOTKEYS)}, RUN.protocol(PROOF): {"receipts": not forged}}
+        self.world.lie = lambda liar, protocol: told[protocol] if talks and liar in self.lying else None
 
     @precondition(lambda self: self.world.posts)
     @rule(which=st.integers(0, 60))
@@ -140,6 +160,7 @@ class Agreement(RuleBasedStateMachine):
     def all_read_the_votes(self) -> None:
         """Each for itself in the state of exactly V_r, with what came later on chain too."""
         self.certified[self.round] = {one.finish() for one in self.honest}
+        self.world.given = set()
         self.round += 1
         self.world.block = TIMING.serve(self.round)
         self.begin()
@@ -152,6 +173,14 @@ class Agreement(RuleBasedStateMachine):
         assert all(len(digests) == 1 for digests in getattr(self, "cast", {}).values())
 
     @invariant()
+    def what_it_votes_for_it_holds(self) -> None:
+        for one in getattr(self, "honest", []):
+            had = self.had.setdefault((one.uid, one.round), set())
+            had |= one.sound
+            if (voted := one.ballot.voted(one.round)) is not None:
+                assert {entry.hotkey for entry in self.world.bodies[voted.digest].contributions} <= had
+
+    @invariant()
     def nobody_has_seen_two_rosters_certified(self) -> None:
         assert all(len(digests) == 1 for digests in getattr(self, "certified", {}).values())
         assert len({one.journal.memory.state_hash for one in getattr(self, "honest", [])}) <= 1
@@ -162,9 +191,9 @@ class Agreement(RuleBasedStateMachine):
             if digest is not None:
                 body = self.world.bodies[digest]
                 voters = [one for one in self.honest if digest in self._cast_in(one.uid, round)]
-                wanted = {HOTKEYS.index(entry.hotkey) for entry in body.contributions}
+                wanted = {entry.hotkey for entry in body.contributions}
                 assert body.round == round
-                assert all(wanted <= self.seen[(one.uid + round) % len(self.seen)] for one in voters)
+                assert all(wanted <= self.had[one.uid, round] for one in voters)
                 assert 3 * sum(self.world.stakes[one.uid] for one in voters) > sum(self.world.stakes)
 
     def _cast_in(self, uid: int, round: int) -> set[str]:
@@ -180,10 +209,12 @@ TestAgreement.settings = settings(
 # Liveness: time passes block by block, and what is sent arrives within bounds that add up to a turn
 
 LAG, DELIVERY, INCLUSION = 2, 1, STEP_BLOCKS - 3
+SELECTIVE = (1, 2, 3, 4)  # miners; 0 serves everybody, 5 has committed to nothing
 
 
 class Theatre:
-    """Rounds with two thirds of the stake honest and live. `chance` decides what is left to chance, and the liars."""
+    """Rounds with two thirds of the stake honest and live. `chance` decides what is left to chance, the liars, and whom
+    miners serve."""
 
     def __init__(self, world: World, failing: dict[int, bool], chance: random.Random) -> None:
         """`failing`: uid -> whether it lies; else it is dead."""
@@ -192,18 +223,22 @@ class Theatre:
         self.liars = [uid for uid, lies in failing.items() if lies]
         self.lags = {uid: chance.randint(0, LAG) for uid in self.honest}
         self.round = 0
+        world.unproven, world.lie = {5}, self.answer
 
     def play(self) -> str | None:
         """One round; what its honest certifiers find certified."""
         pending: dict[tuple[int, int], int] = {}  # (index of the post) -> when it is delivered next
         taken: dict[int, int] = dict.fromkeys(self.honest, -1)
         self.world.posts.clear()
+        self.world.given.clear()
+        favourites = self.chance.sample(list(self.honest), self.chance.randint(0, len(self.honest)))
+        for uid, one in self.honest.items():
+            likely = 0.9 if uid in favourites else 0.1
+            one.open(0, *[miner for miner in SELECTIVE if self.chance.random() < likely])
         for block in range(TIMING.serve(self.round), TIMING.vote(self.round) + LAG + 1):
             self.world.block = block
             for uid, one in self.honest.items():
                 one.see(self.world.block - self.lags[uid])
-                if self.world.block == TIMING.serve(self.round):
-                    one.open(0, 1, 2)
                 self.act(one, taken)
             self.lie()
             for index, post in enumerate(self.world.posts):
@@ -213,9 +248,11 @@ class Theatre:
         return digest
 
     def act(self, one: Certifier, taken: dict[int, int]) -> None:
-        turn = one.turns.at(one.heads.number)
+        turn, own = one.turns.at(one.heads.number), one.turns.of(one.hotkey)
         if one.heads.number >= TIMING.serve(self.round) and turn > taken[one.uid]:
             taken[one.uid] = turn
+            if own is not None and turn == max(0, own - 1):  # before its turn, or in it if it is the first
+                one.survey()
             one.take(turn)
             self.publish(one)
 
@@ -224,6 +261,7 @@ class Theatre:
         voted = one.ballot.voted(self.round)
         public = [vote.digest for _, uid, vote in self.world.chain.votes if uid == one.uid and vote.round == self.round]
         if voted is not None and public[-1:] != [voted.digest]:
+            assert {entry.hotkey for entry in self.world.bodies[voted.digest].contributions} <= one.sound
             one.delay_blocks = self.chance.randint(1, INCLUSION)
             one.publish()
 
@@ -239,17 +277,26 @@ class Theatre:
         memory = next(iter(self.honest.values())).journal.memory
         for liar in self.liars:
             if self.chance.random() < 0.3:
-                holds = self.chance.sample(range(4), self.chance.randint(1, 3))
-                view = view_of(self.round, memory.previous, memory.state_hash, holds)
+                listed = self.chance.sample(range(6), self.chance.randint(1, 5))
+                view = view_of(self.round, memory.previous, memory.state_hash, listed)
                 message = {"round": self.round, "digest": self.world.put(compose(RUN, view, {}))}
-                self.world.posts.append(Post(liar, self.chance.choice(list(self.honest)), message, self.world.block))
+                to = self.chance.sample(list(self.honest), self.chance.randint(1, len(self.honest)))
+                self.world.posts += [Post(liar, uid, message, self.world.block) for uid in to]
+                self.world.given |= {(miner, uid) for miner in listed for uid in to if self.chance.random() < 0.6}
             if self.chance.random() < 0.3:
                 digest = self.chance.choice([*sorted(self.world.bodies), h("nonsense")])
                 vote = Vote(RUN.tag, self.round, digest, memory.state_hash)
                 self.world.vote(liar, vote, self.chance.randint(1, 3))
 
+    def answer(self, uid: int, protocol: str) -> object:
+        """A liar's, or silence."""
+        if uid not in self.liars or self.chance.random() < 0.3:
+            return None
+        listed = self.chance.sample(list(HOTKEYS), self.chance.randint(0, 6))
+        return {"sound": listed, "receipts": self.chance.random() < 0.8}
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     stakes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     failing=st.dictionaries(UIDS, st.booleans()),

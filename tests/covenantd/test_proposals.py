@@ -10,8 +10,10 @@ from covenantd.chain.keys import Hotkey
 from covenantd.chain.protocol import MAX_COMMITMENT_FIELDS, MAX_FIELD_BYTES
 from covenantd.commits import Commit
 from covenantd.gauntlet.standing import Standing
-from covenantd.proposals import View, complete, compose, hearing, objection
+from covenantd.proposals import View, censors, complete, compose, hearing, misfit
+from covenantd.proposals import objection as unheld
 from covenantd.roster import NO_DIGEST, OnChainIdentity, Roster, Vote, alpha_bits
+from covenantd.runspec import RunSpec
 from covenantd.turns import EARLY
 
 ROUND = 3
@@ -33,6 +35,11 @@ def view(*sound: int, refused: dict[int, str] | None = None, unfit: dict[int, st
         refused={HOTKEYS[i]: reason for i, reason in refused.items()},
         unfit={HOTKEYS[i]: reason for i, reason in unfit.items()},
     )
+
+
+def objection(spec: RunSpec, seen: View, body: Roster) -> str | None:
+    """All a voter has to say, in its order."""
+    return misfit(spec, seen, body) or unheld(seen, body) or censors(spec, seen, body)
 
 
 def listed(body: Roster) -> list[int]:

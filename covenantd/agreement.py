@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 import structlog
 import trio
 
-from covenantd import roster
+from covenantd import missing, roster
 from covenantd.chain.protocol import Chain, Metagraph
 from covenantd.errors import ChainError, ChainRefused
-from covenantd.roster import Vote
+from covenantd.roster import Roster, Vote
 from covenantd.runspec import RunSpec
 
 log = structlog.get_logger("covenantd.agreement")
@@ -74,6 +74,14 @@ class Agreement:
         """What a quorum votes for in that round in the state of that block; only at V_r does it certify."""
         at_start, then = await self.view(self._spec.timing.start(round)), await self.view(block)
         return roster.decide(at_start, then, self._spec.tag, round)
+
+    async def at_fault(self, certified: Vote, body: Roster) -> frozenset[str]:
+        """Whose contributions 2/3 of the stake reported missing; see `covenantd.missing`."""
+        if not missing.named(body):
+            return frozenset()
+        timing = self._spec.timing
+        at_start, at_vote = await self.view(timing.start(body.round)), await self.view(timing.vote(body.round))
+        return missing.at_fault(at_start, at_vote, certified, body)
 
     async def newest_certified(self, through: int, since: int = 0) -> Vote | None:
         """The newest certified vote of a round in [since, through], all of them decided.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from covenantd import gather, revisions
+from covenantd import gather, missing, revisions
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.holdings import Holdings
 from covenantd.journal import Voted
@@ -187,7 +187,8 @@ class Ballot:
             reason = await self._refusal(body.round, turn, digest)
             voted = self.voted(body.round)
             if reason is None and (voted is None or voted.digest != digest):
-                self._node.journal.update(voted=Voted(body.round, digest, turn))
+                lacked = missing.report(body, self._open_view().missing)
+                self._node.journal.update(voted=Voted(body.round, digest, turn, lacked.hex()))
                 log.info(
                     "voted", round=body.round, turn=turn, contributions=len(body.contributions), digest=digest[:16]
                 )
@@ -230,7 +231,9 @@ class Ballot:
     async def _publish(self, voted: Voted) -> bool:
         """Whether that vote needs no other try: it is on chain, or the chain will not have it."""
         node = self._node
-        vote = Vote(node.spec.tag, voted.round, voted.digest, node.journal.memory.state_hash)
+        vote = Vote(
+            node.spec.tag, voted.round, voted.digest, node.journal.memory.state_hash, bytes.fromhex(voted.lacked)
+        )
         try:
             async with node.commitment:
                 block = await node.chain.publish_commitment([node.identity().encode(), vote.encode()])

@@ -11,11 +11,12 @@ from covenantd.ballot import Ballot
 from covenantd.commitdesk import CommitDesk
 from covenantd.commits import MAX_RECEIPTS, Commit, CommitRefused
 from covenantd.engine import EngineRefused
+from covenantd.errors import ChainRefused
 from covenantd.gauntlet import standing
 from covenantd.holdings import Holdings
 from covenantd.node import Node
 from covenantd.proposals import View
-from covenantd.roster import MAX_CONTRIBUTIONS, Roster
+from covenantd.roster import MAX_CONTRIBUTIONS, Roster, Vote
 from covenantd.scores import Scores
 from covenantd.soundness import is_sound
 from covenantd.turns import Turns
@@ -35,7 +36,6 @@ class Certifier:
         self._desk = CommitDesk(node)
         self._holdings = Holdings(node, self._desk)
         self._ballot = Ballot(node, self._holdings)
-        self._missing: tuple[int, frozenset[str]] = (-1, frozenset())  # what we could not fetch in that round
         self._scored = -1  # round whose scores are in: an engine that dies after it does not count them twice
 
     async def serve(self) -> None:
@@ -103,10 +103,9 @@ class Certifier:
         held, refused = await self._fetch(round, proven)
         sound, invalid = await self._check(held)
         refused |= invalid
-        self._missing = round, frozenset(h for h, reason in refused.items() if reason == "missing")
         if not scored:
             await self._score(round, sound)
-            self._scores.fault(set(refused) - self._missing[1])
+            self._scores.fault(hotkey for hotkey, reason in refused.items() if reason != "missing")
             await self._scores.age(round, proven)
             self._count(refused.values())
             self._scored = round
@@ -125,13 +124,13 @@ class Certifier:
             offered=await revisions.own_offer(self._node, round),
         )
 
-    def settle(self, body: Roster) -> None:
-        """Whose fault a missing contribution was: its miner's, if the certified roster had to do without it too; ours
-        if it is listed there; nobody's if the round is void or the roster says nothing of it."""
-        round, missing = self._missing
-        said = {one.hotkey for one in body.exclusions if one.reason == "missing"}
-        if round == body.round:
-            self._scores.fault(missing & said)
+    async def settle(self, certified: Vote, body: Roster) -> None:
+        """A missing contribution is its miner's fault if 2/3 of the stake reported it missing, whether we hold it or
+        not: then it was served to some alone. Else it is nobody's."""
+        try:
+            self._scores.fault(await self._node.agreement.at_fault(certified, body))
+        except ChainRefused as error:  # it keeps no state of the votes any more
+            log.warning("nobody is at fault for what was missing", round=body.round, error=str(error))
 
     async def _score(self, round: int, sound: Held) -> None:
         """A vote does not wait for scores that cannot be had."""

@@ -237,8 +237,8 @@ class Coordinator:
         advanced = await catchup.advance(self._node, certified, paths)
         self._node.metrics.error_feedback_norm.set(advanced.error_feedback_norm)
         if self._certifier is not None:
-            if certified is not None:
-                self._certifier.settle(certified.body)
+            if certified is not None and self._vote is not None:
+                await self._certifier.settle(self._vote, certified.body)
             await self._chronicle.evaluate()
         await self._chronicle.look_up_standing(effect.round)
         self._chronicle.round_finished(effect.round, certified, advanced.state_hash)

@@ -40,7 +40,9 @@ def _latest_vote(node: Node) -> tuple[bytes, ...]:
     memory = node.journal.memory
     if memory.voted is None or memory.voted.round != memory.round:
         return ()
-    return (Vote(node.spec.tag, memory.round, memory.voted.digest, memory.state_hash).encode(),)
+    voted = memory.voted
+    vote = Vote(node.spec.tag, memory.round, voted.digest, memory.state_hash, bytes.fromhex(voted.lacked))
+    return (vote.encode(),)
 
 
 async def _published(node: Node, first: bool) -> bool:

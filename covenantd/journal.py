@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covenantd.errors import ConfigError
-from covenantd.roster import NO_DIGEST, is_hash
+from covenantd.roster import MAX_LACKED_BYTES, NO_DIGEST, is_hash
 
 FORMAT = 1
 KEPT_ROUNDS = 256
@@ -38,6 +38,12 @@ class Voted:
     round: int
     digest: str
     turn: int = 0  # in whose turn: one vote a turn
+    lacked: str = ""  # see `covenantd.missing`: hex
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, TypeError for what no vote can carry."""
+        if len(bytes.fromhex(self.lacked)) > MAX_LACKED_BYTES:
+            raise ValueError("reports of more than a vote has room for")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ class View:
     offered: str | None = None  # a change we would have in the next roster
     late: frozenset[str] = frozenset()  # of the sound: those we have of other certifiers, who hold them against nobody
 
+    @property
+    def missing(self) -> frozenset[str]:
+        """Committed in time, but to be had of nobody, not even of another certifier so far."""
+        return frozenset(hotkey for hotkey, reason in self.refused.items() if reason == "missing")
+
     def joined_by(self, commit: Commit, sound: bool) -> "View":
         """What another certifier has shown us to be in time, and we have checked."""
         hotkey, proven = commit.hotkey, {**self.proven, commit.hotkey: commit}

@@ -21,6 +21,7 @@ NO_DIGEST = "0" * 64
 
 _VOTE = struct.Struct("<B8sI32s32s")
 _VOTE_VERSION = 1
+MAX_LACKED_BYTES = 32  # with the longest identity a vote a turn still fits what an epoch lets a hotkey write
 _IDENTITY_TAG = "covenantd1"
 
 
@@ -163,23 +164,31 @@ def decode_identity(field: bytes) -> OnChainIdentity | None:
 
 @dataclass(frozen=True)
 class Vote:
-    """I hold and checked every byte of roster `digest`, and `state_hash` is my θ_round."""
+    """I hold and checked every byte of roster `digest`, and `state_hash` is my θ_round. `lacked`: which of what it
+    says is missing I lack too, see `covenantd.missing`; it decides nothing of what is certified."""
 
     run_tag: bytes
     round: int
     digest: str
     state_hash: str
+    lacked: bytes = b""  # at most MAX_LACKED_BYTES, without zero bytes at the end
+
+    @property
+    def choice(self) -> tuple[bytes, int, str, str]:
+        """What votes must have in common to certify something."""
+        return self.run_tag, self.round, self.digest, self.state_hash
 
     def encode(self) -> bytes:
         digest, state = bytes.fromhex(self.digest), bytes.fromhex(self.state_hash)
-        return _VOTE.pack(_VOTE_VERSION, self.run_tag, self.round, digest, state)
+        return _VOTE.pack(_VOTE_VERSION, self.run_tag, self.round, digest, state) + self.lacked
 
 
 def decode_vote(field: bytes) -> Vote | None:
-    if len(field) != _VOTE.size or field[0] != _VOTE_VERSION:
+    if not _VOTE.size <= len(field) <= _VOTE.size + MAX_LACKED_BYTES or field[0] != _VOTE_VERSION:
         return None
-    _, run_tag, round, digest, state = _VOTE.unpack(field)
-    return Vote(run_tag, round, digest.hex(), state.hex())
+    _, run_tag, round, digest, state = _VOTE.unpack_from(field)
+    lacked = field[_VOTE.size :]
+    return None if lacked[-1:] == b"\0" else Vote(run_tag, round, digest.hex(), state.hex(), lacked)
 
 
 # Certifiers and the quorum
@@ -207,7 +216,7 @@ def decide(at_start: Metagraph, at_vote: Metagraph, run_tag: bytes, round: int) 
     enrolled = certifiers(at_start)
     stakes: dict[tuple[str, str], int] = defaultdict(int)
     for hotkey, stake in enrolled.items():
-        vote = _vote_of(at_vote, hotkey)
+        vote = vote_of(at_vote, hotkey)
         if vote and vote.run_tag == run_tag and vote.round == round:
             stakes[vote.digest, vote.state_hash] += stake
     total = sum(enrolled.values())
@@ -230,10 +239,11 @@ def latest_quorum(metagraph: Metagraph, run_tag: bytes) -> Vote | None:
 
 def named_rounds(metagraph: Metagraph, run_tag: bytes) -> set[int]:
     """Rounds of a run that any neuron's latest vote names at this block."""
-    votes = (_vote_of(metagraph, n.hotkey) for n in metagraph.neurons)
+    votes = (vote_of(metagraph, n.hotkey) for n in metagraph.neurons)
     return {vote.round for vote in votes if vote and vote.run_tag == run_tag}
 
 
-def _vote_of(metagraph: Metagraph, hotkey: str) -> Vote | None:
+def vote_of(metagraph: Metagraph, hotkey: str) -> Vote | None:
+    """A hotkey's latest vote at this block, of whatever run and round."""
     commitment = metagraph.commitments.get(hotkey)
     return decode_vote(commitment.fields[1]) if commitment and len(commitment.fields) > 1 else None

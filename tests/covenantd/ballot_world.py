@@ -38,10 +38,11 @@ KEYS = [Hotkey.from_uri(f"//{name}") for name in NAMES]
 T = TypeVar("T")
 
 
-def view_of(round: int, previous: str, base: str, sound: Sequence[int]) -> View:
-    """What a certifier knows that holds these miners' contributions."""
-    names = [HOTKEYS[i] for i in sorted(sound)]
-    return View(round, previous, base, {n: commit_of(n, round, base) for n in names}, frozenset(names), {}, {})
+def view_of(round: int, previous: str, base: str, sound: Sequence[int], lacking: Sequence[int] = ()) -> View:
+    """What a certifier knows that holds these miners' contributions, and would have those."""
+    held, gone = ([HOTKEYS[i] for i in sorted(which)] for which in (sound, lacking))
+    proven = {n: commit_of(n, round, base) for n in (*held, *gone)}
+    return View(round, previous, base, proven, frozenset(held), dict.fromkeys(gone, "missing"), {})
 
 
 def commit_of(hotkey: str, round: int, base: str) -> Commit:
@@ -217,9 +218,9 @@ class Certifier:
         view = self.holdings.view
         return {h for h in view.sound if view.proven[h].blob_id == blob_id} if view is not None else set()
 
-    def open(self, *sound: int) -> None:
+    def open(self, *sound: int, lacking: Sequence[int] = ()) -> None:
         memory = self.journal.memory
-        self.ballot.open(view_of(memory.round, memory.previous, memory.state_hash, sound), self.turns)
+        self.ballot.open(view_of(memory.round, memory.previous, memory.state_hash, sound, lacking), self.turns)
 
     def survey(self) -> None:
         """Whoever does not answer is waited for, but not for long."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from run_fixture import HOTKEYS, h
 
-from covenantd import roster
+from covenantd import missing, roster
 from covenantd.holdings import HOLDING, PROOF
 from covenantd.proposals import compose
 from covenantd.roster import Vote
@@ -223,6 +223,7 @@ class Theatre:
         self.liars = [uid for uid, lies in failing.items() if lies]
         self.lags = {uid: chance.randint(0, LAG) for uid in self.honest}
         self.round = 0
+        self.held: dict[int, set[str]] = {}  # from the miners themselves
         world.unproven, world.lie = {5}, self.answer
 
     def play(self) -> str | None:
@@ -234,7 +235,9 @@ class Theatre:
         favourites = self.chance.sample(list(self.honest), self.chance.randint(0, len(self.honest)))
         for uid, one in self.honest.items():
             likely = 0.9 if uid in favourites else 0.1
-            one.open(0, *[miner for miner in SELECTIVE if self.chance.random() < likely])
+            served = [miner for miner in SELECTIVE if self.chance.random() < likely]
+            self.held[uid] = {HOTKEYS[miner] for miner in (0, *served)}
+            one.open(0, *served, lacking=[m for m in SELECTIVE if m not in served and self.chance.random() < 0.7])
         for block in range(TIMING.serve(self.round), TIMING.vote(self.round) + LAG + 1):
             self.world.block = block
             for uid, one in self.honest.items():
@@ -243,9 +246,29 @@ class Theatre:
             self.lie()
             for index, post in enumerate(self.world.posts):
                 self.deliver(index, post, pending)
+        self.judge()
         [digest] = {one.finish() for one in self.honest.values()}
         self.round += 1
         return digest
+
+    def judge(self) -> None:
+        """At fault for a missing contribution is only who kept it from a third of the stake at least that is honest."""
+        one = next(iter(self.honest.values()))
+        certified = run(lambda: one.agreement.decision(self.round))
+        if certified is None:
+            return
+        body = self.world.bodies[certified.digest]
+        guilty = run(lambda: one.agreement.at_fault(certified, body))
+        named = missing.named(body)
+        assert HOTKEYS[0] not in guilty and HOTKEYS[5] not in guilty and guilty <= set(named)
+        for hotkey in guilty:
+            told = [uid for uid, one in self.honest.items() if self.reports(one, certified.digest, named.index(hotkey))]
+            assert 3 * sum(self.world.stakes[uid] for uid in told) > sum(self.world.stakes)
+
+    def reports(self, one: Certifier, digest: str, place: int) -> bool:
+        voted = one.ballot.voted(self.round)
+        bits = int.from_bytes(bytes.fromhex(voted.lacked), "little") if voted and voted.digest == digest else 0
+        return bool(bits >> place & 1)
 
     def act(self, one: Certifier, taken: dict[int, int]) -> None:
         turn, own = one.turns.at(one.heads.number), one.turns.of(one.hotkey)
@@ -261,7 +284,10 @@ class Theatre:
         voted = one.ballot.voted(self.round)
         public = [vote.digest for _, uid, vote in self.world.chain.votes if uid == one.uid and vote.round == self.round]
         if voted is not None and public[-1:] != [voted.digest]:
-            assert {entry.hotkey for entry in self.world.bodies[voted.digest].contributions} <= one.sound
+            body = self.world.bodies[voted.digest]
+            assert {entry.hotkey for entry in body.contributions} <= one.sound
+            lacked = {name for i, name in enumerate(missing.named(body)) if self.reports(one, voted.digest, i)}
+            assert lacked.isdisjoint({HOTKEYS[0], HOTKEYS[5]}) and lacked <= set(HOTKEYS) - self.held[one.uid]
             one.delay_blocks = self.chance.randint(1, INCLUSION)
             one.publish()
 
@@ -278,14 +304,16 @@ class Theatre:
         for liar in self.liars:
             if self.chance.random() < 0.3:
                 listed = self.chance.sample(range(6), self.chance.randint(1, 5))
-                view = view_of(self.round, memory.previous, memory.state_hash, listed)
+                kept = [miner for miner in range(6) if miner not in listed]
+                view = view_of(self.round, memory.previous, memory.state_hash, listed, kept)
                 message = {"round": self.round, "digest": self.world.put(compose(RUN, view, {}))}
                 to = self.chance.sample(list(self.honest), self.chance.randint(1, len(self.honest)))
                 self.world.posts += [Post(liar, uid, message, self.world.block) for uid in to]
                 self.world.given |= {(miner, uid) for miner in listed for uid in to if self.chance.random() < 0.6}
             if self.chance.random() < 0.3:
                 digest = self.chance.choice([*sorted(self.world.bodies), h("nonsense")])
-                vote = Vote(RUN.tag, self.round, digest, memory.state_hash)
+                reports = self.chance.choice([b"", b"\xff"])
+                vote = Vote(RUN.tag, self.round, digest, memory.state_hash, reports)
                 self.world.vote(liar, vote, self.chance.randint(1, 3))
 
     def answer(self, uid: int, protocol: str) -> object:

@@ -9,11 +9,12 @@ from typing import Any, TypeVar, cast
 
 import pytest
 import trio
-from run_fixture import HOTKEYS, SPEC, TIMING, h
+from run_fixture import HOTKEYS, SPEC, TIMING, WrittenChain, h
 from test_commitdesk import BASE, ROUND, Ground, commit, receipt
 from test_commitdesk import KEYS as ALL_KEYS
 
 from covenantd import certifier as certifier_module
+from covenantd.agreement import Agreement
 from covenantd.certifier import Certifier
 from covenantd.chain.protocol import Block
 from covenantd.heads import Heads
@@ -128,24 +129,28 @@ async def test_what_is_missing_is_left_out_but_nobody_is_at_fault_yet(alone: Gro
     assert judge.faulted == [{HUGE}]  # what it did send is its own fault
 
 
-@pytest.mark.parametrize(
-    ("body", "at_fault"),
-    [
-        (roster_with((GONE, "missing")), [{GONE}]),
-        (roster_with((GONE, "missing"), (GOOD, "missing")), [{GONE}]),  # we held the other: we know better
-        (roster_with((GONE, "full")), []),  # others held it: our own link was at fault
-        (roster_with(), []),
-        (roster_with((GONE, "missing"), round=ROUND + 1), []),
-    ],
-)
-async def test_a_miner_is_at_fault_for_what_the_certified_roster_missed_too(
-    alone: Ground, body: Roster, at_fault: list[set[int]]
-) -> None:
-    one, judge, heads = certifier(alone)
-    await look(one, heads)
-    judge.faulted.clear()
-    one.settle(body)
-    assert judge.faulted == at_fault
+async def test_at_fault_is_who_the_votes_say_however_we_fared_with_it(alone: Ground) -> None:
+    one, judge, _ = certifier(alone)
+    chain = WrittenChain([1, 1, 1])
+    one._node.agreement = Agreement(chain, SPEC)
+    body = roster_with((GONE, "missing"), (GOOD, "missing"), (HUGE, "invalid"))
+    certified = Vote(SPEC.tag, ROUND, h("body"), BASE)
+    for uid, lacked in enumerate((b"\x03", b"\x01", b"\x01")):
+        chain.votes.append((TIMING.vote(ROUND), uid, replace(certified, lacked=lacked)))
+    await one.settle(certified, body)
+    assert judge.faulted == [{GONE}]
+    read = len(chain.read)
+    await one.settle(certified, roster_with((GONE, "full")))
+    assert judge.faulted == [{GONE}] and len(chain.read) == read
+
+
+async def test_nobody_is_at_fault_if_the_votes_cannot_be_read_any_more(alone: Ground) -> None:
+    one, judge, _ = certifier(alone)
+    chain = WrittenChain([1], kept_from=TIMING.vote(ROUND) + 1)
+    chain.votes.append((0, 0, Vote(SPEC.tag, ROUND, h("body"), BASE, b"\x01")))
+    one._node.agreement = Agreement(chain, SPEC)
+    await one.settle(Vote(SPEC.tag, ROUND, h("body"), BASE), roster_with((GONE, "missing")))
+    assert judge.faulted == []
 
 
 async def test_after_a_crash_past_the_vote_nobody_is_scored_or_at_fault_again(alone: Ground) -> None:
@@ -187,10 +192,10 @@ async def test_alone_it_votes_publishes_and_is_done_before_the_votes_are_read(al
     votes, bodies, _ = with_a_chain(one, tmp_path)
     await while_blocks_come(heads, lambda: one.certify(ROUND))
     assert heads.number < TIMING.vote(ROUND)
-    assert votes == [Vote(SPEC.tag, ROUND, h("body"), BASE)]
+    assert votes == [Vote(SPEC.tag, ROUND, h("body"), BASE, b"\x01")]  # what it misses itself is reported missing
     assert [HOTKEYS.index(entry.hotkey) for entry in bodies[h("body")].contributions] == [GOOD]
     await while_blocks_come(heads, lambda: one.certify(ROUND))  # as after a crash: published again
-    assert votes == 2 * [Vote(SPEC.tag, ROUND, h("body"), BASE)] and judge.scored == [{GOOD}]
+    assert votes == 2 * [Vote(SPEC.tag, ROUND, h("body"), BASE, b"\x01")] and judge.scored == [{GOOD}]
 
 
 async def test_among_others_it_is_there_until_the_votes_are_read(tmp_path: Path) -> None:

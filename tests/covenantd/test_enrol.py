@@ -140,9 +140,9 @@ async def test_a_vote_that_is_there_stays(autojump_clock: trio.testing.MockClock
     async with daemon.running():
         assert daemon.chain.written[-1][1] == (daemon.identity().encode(), b"vote")
     daemon.addresses.append("/ip4/8.8.8.8/tcp/1")
-    daemon.node.journal.memory = replace(daemon.memory, voted=Voted(0, "2" * 64))
+    daemon.node.journal.memory = replace(daemon.memory, voted=Voted(0, "2" * 64, 0, "05"))
     async with daemon.running():
-        vote = Vote(SPEC.tag, 0, "2" * 64, daemon.memory.state_hash).encode()
+        vote = Vote(SPEC.tag, 0, "2" * 64, daemon.memory.state_hash, b"\x05").encode()
         assert daemon.chain.written[-1][1] == (daemon.identity().encode(), vote)
 
 

@@ -32,7 +32,7 @@ FULL: dict[str, Any] = {
     "previous": h("digest"),
     "past": (PastRound(1, None, h(1), ()), PastRound(2, h("digest"), h(2), (h(3), h(4)))),
     "sealed": SealedContribution(3, h("blob"), 1000, 30, h("state")),
-    "voted": Voted(3, h("vote")),
+    "voted": Voted(3, h("vote"), 1, "05"),
 }
 
 
@@ -190,6 +190,8 @@ def test_a_journal_of_a_newer_format_is_refused(path: Path) -> None:
         {"sealed": [1]},
         {"voted": {"round": None, "digest": NO_DIGEST}},
         {"voted": {"round": 1, "digest": "x"}},
+        {"voted": {"round": 1, "digest": NO_DIGEST, "lacked": "0"}},
+        {"voted": {"round": 1, "digest": NO_DIGEST, "lacked": "01" * 33}},
         {"surprise": 1},
     ],
     ids=str,

@@ -12,7 +12,7 @@ from covenantd.commits import Commit
 from covenantd.gauntlet.standing import Standing
 from covenantd.proposals import View, censors, complete, compose, hearing, misfit
 from covenantd.proposals import objection as unheld
-from covenantd.roster import NO_DIGEST, OnChainIdentity, Roster, Vote, alpha_bits
+from covenantd.roster import MAX_LACKED_BYTES, NO_DIGEST, OnChainIdentity, Roster, Vote, alpha_bits
 from covenantd.runspec import RunSpec
 from covenantd.turns import EARLY
 
@@ -118,7 +118,7 @@ def test_a_round_of_20_contributors_fits_into_what_bittensor_lets_a_hotkey_write
     each write takes at least 100; a round of 115 blocks."""
     address = "/ip6/2001:0db8:85a3:0000:0000:8a2e:0370:7334/tcp/31330"
     identity = OnChainIdentity("12D3KooW" + "x" * 44, address, True).encode()
-    vote = Vote(SPEC.tag, 1 << 31, h("digest"), BASE).encode()
+    vote = Vote(SPEC.tag, 1 << 31, h("digest"), BASE, b"\xff" * MAX_LACKED_BYTES).encode()
     assert max(len(identity), len(vote)) <= MAX_FIELD_BYTES and MAX_COMMITMENT_FIELDS >= 2
     votes_an_epoch = 3 * -(-360 // 115) + 1  # whoever proposes first may fail in two turns; and one for a new identity
     assert votes_an_epoch * max(100, len(identity) + len(vote)) <= 3100

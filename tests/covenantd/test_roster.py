@@ -32,7 +32,8 @@ TAG = bytes(range(8))
 HASHES = st.binary(min_size=32, max_size=32).map(bytes.hex)
 COUNTS = st.integers(0, (1 << 63) - 1)
 NAMES = st.text(max_size=40)
-VOTES = st.builds(Vote, st.binary(min_size=8, max_size=8), st.integers(0, (1 << 32) - 1), HASHES, HASHES)
+LACKED = st.binary(max_size=roster.MAX_LACKED_BYTES).map(lambda bits: bits.rstrip(b"\0"))
+VOTES = st.builds(Vote, st.binary(min_size=8, max_size=8), st.integers(0, (1 << 32) - 1), HASHES, HASHES, LACKED)
 ROSTERS = st.builds(
     Roster,
     run_id=HASHES,
@@ -164,7 +165,8 @@ def test_alpha_travels_as_its_bits(alpha: float) -> None:
 def test_a_vote_has_these_bytes_and_fits_a_field() -> None:
     vote = Vote(TAG, 258, "ab" * 32, "cd" * 32)
     assert vote.encode().hex() == "01" + "0001020304050607" + "02010000" + "ab" * 32 + "cd" * 32
-    assert len(vote.encode()) <= MAX_FIELD_BYTES
+    assert replace(vote, lacked=b"\0\x05").encode() == vote.encode() + b"\0\x05"
+    assert len(replace(vote, lacked=b"\1" * roster.MAX_LACKED_BYTES).encode()) <= MAX_FIELD_BYTES
 
 
 @given(VOTES)
@@ -174,6 +176,9 @@ def test_a_vote_is_read_as_it_was_written(vote: Vote) -> None:
 
 @given(st.binary(max_size=130))
 @example(bytes(77))
+@example(b"\x01" + bytes(76))
+@example(b"\x01" + bytes(77))
+@example(b"\x01" + b"\x01" * 109)
 @example(b"\x02" + bytes(76))
 def test_any_field_is_a_vote_or_nothing(field: bytes) -> None:
     vote = roster.decode_vote(field)
@@ -268,6 +273,11 @@ def test_stake_counts_as_it_was_when_the_round_began() -> None:
     votes = {0: Vote(TAG, 5, h(1), h(9))}
     assert roster.decide(enrolled([6, 3]), enrolled([1, 100], votes), TAG, 5) == votes[0]
     assert roster.decide(enrolled([1, 100]), enrolled([6, 3], votes), TAG, 5) is None
+
+
+def test_what_voters_lacked_makes_no_difference_to_what_they_certify() -> None:
+    votes = {0: Vote(TAG, 5, h(1), h(9), b"\x01"), 1: Vote(TAG, 5, h(1), h(9))}
+    assert roster.decide(enrolled([1, 1]), enrolled([1, 1], votes), TAG, 5) == Vote(TAG, 5, h(1), h(9))
 
 
 def test_equal_digests_on_different_states_are_different_votes() -> None:

@@ -152,11 +152,11 @@ class Dealings:
         if dealing is None:
             return whole
         now = trio.current_time()
-        if dealing.deal({one: self.worth(one) for one in self._notices.watchers(blob_id) if self._admit(one)}, now):
-            self._notices.notify(blob_id)
+        dealing.deal({one: self.worth(one) for one in self._notices.watchers(blob_id) if self._admit(one)}, now)
         if dealing.over(now):
             self._end(blob_id)
             return whole
+        self._notices.notify(blob_id)  # look again soon: nothing else says that worths changed or time went by
         return dealing.bitmap(peer)
 
     def asked(self, blob_id: str, peer: PeerId, piece: int) -> None:

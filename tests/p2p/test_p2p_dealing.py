@@ -4,8 +4,9 @@ import pytest
 import trio
 from test_p2p_exchange import PIECE, Swarm, content
 
-from p2p.dealing import PATIENCE_SECONDS, SLOW_SECONDS, Dealing
+from p2p.dealing import PATIENCE_SECONDS, SLOW_SECONDS, Dealing, Dealings
 from p2p.manifest import full_bitmap
+from p2p.news import Notices
 from p2p.testing import Link
 
 
@@ -164,6 +165,23 @@ async def test_strangers_hear_of_everything_when_nobody_we_know_comes(nursery, t
     blob_id = await a.exchange.adopt(a.directory / "new", PIECE)
     assert await stranger.fetch(blob_id, "A", deadline_seconds=SLOW_SECONDS + 20) == content(200)
     assert trio.current_time() > SLOW_SECONDS
+
+
+async def test_the_rest_is_dealt_anew_while_other_news_flow(autojump_clock):
+    """Who turns out to relay well is told so, though nothing happens to the blob itself."""
+    notices, worths, whole = Notices(), {"A": 1.0, "B": 1.0}, full_bitmap(200)
+    dealings = Dealings(notices)
+    dealings.worth = worths.__getitem__
+    dealings.begin("x", 200)
+    told = []
+    with notices.watching("A", ["x", "y"]) as watch, notices.watching("B", ["x"]):
+        for moment in range(10):
+            told += [dealings.bitmap("x", "A", whole) for blob_id in watch.take() if blob_id == "x"]
+            notices.notify("y")
+            worths["A"] += moment
+            await trio.sleep(0.25)
+    assert 60 < int.from_bytes(told[0], "little").bit_count() < 140
+    assert int.from_bytes(told[-1], "little").bit_count() > 150
 
 
 async def test_what_uplinks_say_they_can_counts_until_somebody_gave(nursery, tmp_path, autojump_clock):

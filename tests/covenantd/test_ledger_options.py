@@ -159,6 +159,30 @@ async def test_a_commit_whose_fate_nobody_told_is_shown_too(start_ledger: StartL
     assert _weights(await driver.metagraph((await driver.block()).number), 0) == {1: 65535}
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["NoWeightsCommitFound", "InvalidRevealCommitHashNotMatch"])
+async def test_weights_whose_commit_is_still_pending_are_kept_until_the_epoch_after(
+    start_ledger: StartLedger, tmp_path: Path, caplog: pytest.LogCaptureFixture, others: bool
+) -> None:
+    """Its daemon died while the commit was on its way; the next one looks for it before it is in a block."""
+    ledger, path = start_ledger(GENESIS | {"commit_reveal": True, "reveal_period_epochs": 2}), tmp_path / "weights.json"
+    driver, pending, lost = ledger.chain(), SealedWeights.seal({1: 1.0}, 0), SealedWeights.seal({2: 1.0}, 0)
+    HiddenWeights(path).add(pending)
+    if others:
+        await included(driver, lambda: ledger.chain(KEYS[0]).commit_weights(SealedWeights.seal({0: 1.0}, 0)))
+    due = await included(driver, lambda: ledger.chain(KEYS[0], hidden=path).reveal_due())
+    assert due is not None and len(HiddenWeights(path).items()) == 1
+    await included(driver, lambda: ledger.chain(KEYS[0]).commit_weights(pending))  # now it is
+    both = HiddenWeights(path)
+    both.add(lost)  # and this one never will be
+    for _ in range(2):
+        await included(driver, lambda: ledger.chain(KEYS[0], hidden=path).reveal_due())
+        due = (await driver.epoch()).next_epoch_block
+        await driver.advance(due - (await driver.block()).number)
+    assert await included(driver, lambda: ledger.chain(KEYS[0], hidden=path).reveal_due()) is None
+    assert _weights(await driver.metagraph((await driver.block()).number), 0) == {1: 65535}
+    assert [one.levelname for one in caplog.records if "given up" in one.message] == ["WARNING"]
+
+
 async def test_a_commit_that_was_refused_is_not_kept(start_ledger: StartLedger, tmp_path: Path) -> None:
     ledger, path = start_ledger(GENESIS | {"commit_reveal": True}), tmp_path / "weights.json"
     stranger = Hotkey.from_uri("//Stranger")

@@ -26,6 +26,8 @@ _FIRST_BACKOFF_SECONDS = 0.05
 _LONGEST_BACKOFF_SECONDS = 2.0
 _ASK_AGAIN = {"BlockNotFinalized", "NotIncludedYet", "PoolFull"}
 """Refusals of the moment, not of the thing."""
+_NO_SUCH_COMMIT = {"NoWeightsCommitFound", "InvalidRevealCommitHashNotMatch"}
+"""The second if there are others of ours."""
 
 
 class LedgerChain:
@@ -114,21 +116,27 @@ class LedgerChain:
         return await self._write("reveal_weights", sealed.reveal_arguments())
 
     async def reveal_due(self) -> int | None:
-        """A commit can be revealed in one epoch only; what has missed it is given up."""
+        """A commit can be revealed in one epoch only; what has missed it is given up. One of which nobody told us
+        whether it came into a block may do so yet: it is looked for until the epoch after."""
         if not self._hidden:
             return None
         clock = decoded(parse_reveal_clock, await self._read("epoch"))
-        for sealed, block in self._hidden.items():
-            if block is not None and clock.epochs < clock.reveal_epoch(block):
-                continue
-            try:
-                await self.reveal_weights(sealed)
-            except ChainRefused as refusal:
-                if refusal.name == "RevealTooEarly":
-                    continue
-                logger.warning("weights not revealed: %s", refusal)
-            self._hidden.remove(sealed)
+        for sealed, commitment in self._hidden.items():
+            if commitment.block is None or clock.epochs >= clock.reveal_epoch(commitment.block):
+                await self._reveal_or_give_up(sealed, clock.epochs)
         return clock.next_epoch_block if self._hidden else None
+
+    async def _reveal_or_give_up(self, sealed: SealedWeights, epochs: int) -> None:
+        try:
+            await self.reveal_weights(sealed)
+        except ChainRefused as refusal:
+            if refusal.name == "RevealTooEarly":
+                return
+            if refusal.name in _NO_SUCH_COMMIT and self._hidden.unfound(sealed, epochs):
+                logger.info("weights not revealed yet: their commit may still be pending (%s)", refusal)
+                return
+            logger.warning("weights given up: they can no longer be revealed (%s)", refusal)
+        self._hidden.remove(sealed)
 
     async def balance(self, hotkey: str) -> int:
         """Free balance in rao at the head; 0 for a hotkey nobody heard of."""

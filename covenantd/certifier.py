@@ -16,7 +16,7 @@ from covenantd.gauntlet import standing
 from covenantd.holdings import Holdings
 from covenantd.node import Node
 from covenantd.proposals import View
-from covenantd.roster import MAX_CONTRIBUTIONS, Roster, Vote
+from covenantd.roster import MAX_CONTRIBUTIONS, Roster, Vote, quorum
 from covenantd.scores import Scores
 from covenantd.soundness import is_sound
 from covenantd.turns import Turns
@@ -48,8 +48,8 @@ class Certifier:
         """From the closing of commits to the vote. Ends at V_r at the latest: a late vote is worth nothing."""
         certifiers = await self._node.agreement.certifiers(round)
         order = turns.turns(self._node.spec.timing, round, certifiers)
-        if len(certifiers) > MAX_RECEIPTS:
-            log.warning("so many certifiers that small ones may not prove a commit", certifiers=len(certifiers))
+        if not quorum(sum(list(certifiers.values())[:MAX_RECEIPTS]), sum(certifiers.values())):
+            log.warning("so many small certifiers that no commit can be proven", certifiers=len(certifiers))
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as deadline:
                 deadline.start_soon(self._node.heads.cancel_at, self._node.spec.timing.vote(round), scope)

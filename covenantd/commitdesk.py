@@ -1,6 +1,5 @@
 """Where a certifier takes commits: each is checked, entered in the round's book and answered with a signed receipt."""
 
-import time
 from dataclasses import replace
 
 import structlog
@@ -10,6 +9,7 @@ from covenantd.chain.keys import verify
 from covenantd.commits import Commit, CommitBook, CommitRefused, Rules
 from covenantd.node import Node
 from covenantd.proofs import Proof, opened
+from covenantd.receipts import sign_receipt
 from covenantd.roster import quorum
 from covenantd.status import MAX_SHOWN, ContributionStatus
 from p2p import records
@@ -65,7 +65,7 @@ class CommitDesk:
         us, commit = self._node.hotkey.hotkey, proof.commit
         if not own or us in proof.stakes or book.commits.get(commit.hotkey) != commit:
             return proof
-        receipt = self._receipt(commit.round, proof.signed, book.taken[commit.hotkey][1])
+        receipt = self._receipt(proof.signed, book.taken[commit.hotkey][1])
         return replace(proof, stakes={**proof.stakes, us: own}, receipts=(*proof.receipts, receipt))
 
     def _fits(self, book: CommitBook, commit: Commit) -> bool:
@@ -111,7 +111,7 @@ class CommitDesk:
                 raise  # no honest peer sends a forged or malformed record: the swarm bans for it
             return {"refused": error.reason}
         book.taken.setdefault(commit.hotkey, (signed, node.heads.number))
-        return {"receipt": self._receipt(commit.round, signed, node.heads.number)}
+        return {"receipt": self._receipt(signed, node.heads.number)}
 
     def _show(self, book: CommitBook) -> None:
         rows = [ContributionStatus(c.hotkey, "committed", c.size) for c in book.commits.values()]
@@ -120,17 +120,8 @@ class CommitDesk:
             commits=len(book.commits), contributions=contributions, contributions_round=book.rules.round
         )
 
-    def _receipt(self, round: int, signed: bytes, block: int) -> bytes:
-        node = self._node
-        return records.sign(
-            node.hotkey,
-            run_id=node.spec.run_id,
-            kind=commits.RECEIPT,
-            round=round,
-            peer_id=node.swarm.peer_id,
-            body={"commit": commits.digest(signed), "block": block},
-            issued_at=time.time(),
-        )
+    def _receipt(self, signed: bytes, block: int) -> bytes:
+        return sign_receipt(self._node.hotkey, commits.digest(signed), block)
 
     async def _rules(self, round: int) -> Rules:
         node, timing = self._node, self._node.spec.timing

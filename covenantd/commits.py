@@ -14,8 +14,8 @@ from p2p.protocols import PeerId
 from p2p.records import Record
 from p2p.wire import Fields
 
-COMMIT, RECEIPT, COMMITTED = "commit", "receipt", "committed"
-MAX_RECEIPTS = 22  # as many fit into a record beside their commit: 2/3 of 33 certifiers of equal stake
+COMMIT, COMMITTED = "commit", "committed"
+MAX_RECEIPTS = 64  # as many fit into a record beside their commit: 2/3 of 96 certifiers of equal stake
 MAX_RECORD_BYTES = 4096
 EARLY = "early"  # the one refusal worth another try
 

@@ -8,10 +8,11 @@ import structlog
 import trio
 
 from covenantd import commits
-from covenantd.chain.keys import verify
 from covenantd.commits import Commit
 from covenantd.journal import SealedContribution
 from covenantd.node import Node
+from covenantd.proofs import check_in_time
+from covenantd.receipts import RECEIPT_BYTES, open_receipt
 from covenantd.roster import quorum
 from model import messages
 from model.config import SCHEDULE
@@ -90,7 +91,7 @@ async def commit(node: Node, round: int) -> None:
 
     async def push(certifier: str) -> None:
         """Mirrored at once when there are enough receipts: certifiers look for them right after C_r."""
-        await _push(node, certifier, signed, receipts)
+        await _push(node, certifier, round, signed, receipts)
         if quorum(sum(enrolled[h] for h in receipts), sum(enrolled.values())):
             await _mirror(node, round, signed, _weightiest(receipts, enrolled))
 
@@ -126,7 +127,7 @@ def _sign(node: Node, sealed: SealedContribution) -> bytes:
     )
 
 
-async def _push(node: Node, certifier: str, signed: bytes, receipts: dict[str, Receipt]) -> None:
+async def _push(node: Node, certifier: str, round: int, signed: bytes, receipts: dict[str, Receipt]) -> None:
     """Until this certifier answers: a receipt, or a no that is final."""
     tries = 0
     while True:
@@ -144,7 +145,9 @@ async def _push(node: Node, certifier: str, signed: bytes, receipts: dict[str, R
                     if reason != commits.EARLY:  # the certifier may still be finishing the round before
                         return
                     continue
-                receipts[certifier] = _receipt(node, certifier, signed, answer.raw("receipt", max_bytes=4096))
+                receipts[certifier] = _receipt(
+                    node, certifier, round, signed, answer.raw("receipt", exact=RECEIPT_BYTES)
+                )
                 return
             except Refused as refusal:  # as no commit at all: asking again would not help
                 log.error("commit refused", certifier=certifier, reason=str(refusal), peer_caused=True)
@@ -153,13 +156,12 @@ async def _push(node: Node, certifier: str, signed: bytes, receipts: dict[str, R
                 log.info("commit not delivered yet", certifier=certifier, error=str(error), peer_caused=True)
 
 
-def _receipt(node: Node, certifier: str, signed: bytes, data: bytes) -> Receipt:
+def _receipt(node: Node, certifier: str, round: int, signed: bytes, data: bytes) -> Receipt:
     """Raises RecordRejected unless the certifier signed that it saw this very commit in time."""
-    record = records.open_record(data, verify, run_id=node.spec.run_id, kind=commits.RECEIPT, hotkey=certifier)
-    fields = record.fields()
-    if fields.text("commit", 64) != commits.digest(signed):
-        raise RecordRejected("malformed", "a receipt for another commit")
-    fields.number("block", node.spec.timing.start(record.round), node.spec.timing.commit(record.round))
+    receipt = open_receipt(data, commits.digest(signed))
+    if receipt.hotkey != certifier:
+        raise RecordRejected("hotkey", f"a receipt of {receipt.hotkey}")
+    check_in_time(node.spec.timing, receipt, round)
     return Receipt(certifier, data)
 
 

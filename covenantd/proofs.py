@@ -8,6 +8,8 @@ from covenantd import commits
 from covenantd.chain.keys import verify
 from covenantd.commits import Commit
 from covenantd.node import Node
+from covenantd.receipts import Receipt, open_receipt
+from covenantd.timing import Timing
 from p2p.errors import RecordRejected
 from p2p.records import open_record
 from p2p.wire import Fields
@@ -38,11 +40,12 @@ def opened(node: Node, fields: Fields, hotkey: str, round: int, enrolled: Mappin
 
 def _in_time(node: Node, receipt: object, round: int, digest: str) -> str:
     """Who signed it. Raises ProtocolViolation if it is not a receipt, in time, for that commit."""
-    if not isinstance(receipt, bytes):
-        raise RecordRejected("malformed", "receipt")
-    record = open_record(receipt, verify, run_id=node.spec.run_id, kind=commits.RECEIPT, round=round)
-    fields = record.fields()
-    if fields.text("commit", 64) != digest:
-        raise RecordRejected("malformed", "a receipt for another commit")
-    fields.number("block", node.spec.timing.start(round), node.spec.timing.commit(round))
-    return record.hotkey
+    one = open_receipt(receipt, digest)
+    check_in_time(node.spec.timing, one, round)
+    return one.hotkey
+
+
+def check_in_time(timing: Timing, receipt: Receipt, round: int) -> None:
+    """Raises RecordRejected."""
+    if not timing.start(round) <= receipt.block <= timing.commit(round):
+        raise RecordRejected("malformed", f"a receipt of block {receipt.block}")

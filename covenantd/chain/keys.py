@@ -71,6 +71,13 @@ def public_key(hotkey: str) -> bytes:
     return raw
 
 
+def address(public_key: bytes) -> str:
+    """The ss58 address (format 42) of 32 raw bytes, whether they are anybody's key or not. Raises ValueError."""
+    if len(public_key) != 32:
+        raise ValueError(f"a public key of {len(public_key)} bytes")
+    return str(bittensor_core.ss58_encode(public_key))
+
+
 def verify(hotkey: str, message: bytes, signature: bytes) -> bool:
     """Whether `signature` over `message` is `hotkey`'s. Never raises on hostile input."""
     try:

@@ -15,8 +15,9 @@ from covenantd.chain.keys import Hotkey, verify
 from covenantd.commitdesk import CommitDesk
 from covenantd.commits import COMMITTED, MAX_RECEIPTS
 from covenantd.node import Node
+from covenantd.receipts import RECEIPT_BYTES, Receipt, open_receipt, sign_receipt
 from p2p import records
-from p2p.errors import ProtocolViolation
+from p2p.errors import ProtocolViolation, RecordRejected
 from p2p.records import MAX_RECORD_BYTES, Record
 from p2p.wire import Fields
 
@@ -73,7 +74,7 @@ def commit(author: int, blob: str = "blob") -> bytes:
 
 
 def receipt(certifier: Hotkey, signed: bytes, block: int = TIMING.commit(ROUND)) -> bytes:
-    return sign(certifier, commits.RECEIPT, {"commit": commits.digest(signed), "block": block})
+    return sign_receipt(certifier, commits.digest(signed), block)
 
 
 async def test_a_validator_that_forgot_its_receipts_in_a_crash_finds_them_in_the_dht() -> None:
@@ -188,6 +189,34 @@ async def test_what_proves_another_commit_or_is_no_receipt_is_refused() -> None:
             await desk.believe(ROUND, HOTKEYS[5], Fields(shown))
 
 
+# Receipts
+
+
+def test_a_receipt_is_of_who_signed_it_for_one_commit_and_block() -> None:
+    digest = commits.digest(commit(5))
+    data = sign_receipt(KEYS[1], digest, 1 << 40)
+    assert open_receipt(data, digest) == Receipt(HOTKEYS[1], 1 << 40) and len(data) == RECEIPT_BYTES == 104
+    with pytest.raises(RecordRejected, match="signature"):
+        open_receipt(data, commits.digest(commit(5)))
+    for place in range(RECEIPT_BYTES):
+        with pytest.raises(RecordRejected, match="signature"):
+            open_receipt(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], digest)
+
+
+@pytest.mark.parametrize("data", [b"", bytes(103), bytes(104), bytes(105), "x" * 104, 7, None])
+def test_what_is_no_receipt_is_refused(data: object) -> None:
+    with pytest.raises(RecordRejected):
+        open_receipt(data, h("commit"))
+
+
+@pytest.mark.parametrize(("by", "block"), [(1, TIMING.commit(ROUND)), (0, TIMING.commit(ROUND) + 1), (0, 0)])
+def test_a_miner_keeps_no_receipt_that_would_prove_nothing(by: int, block: int) -> None:
+    signed, node = commit(5), Ground({}).node()
+    with pytest.raises(RecordRejected):
+        miner._receipt(node, HOTKEYS[0], ROUND, signed, receipt(KEYS[by], signed, block))
+    assert miner._receipt(node, HOTKEYS[0], ROUND, signed, good := receipt(KEYS[0], signed)).signed == good
+
+
 # What a miner shows
 
 
@@ -198,15 +227,15 @@ def test_receipts_of_the_largest_stakes_are_shown_and_no_more_than_prove_it() ->
     assert miner._weightiest({n: receipts[n] for n in "ac"}, stakes) == [b"a", b"c"]
 
 
-async def test_of_thirty_equal_certifiers_enough_receipts_fit_into_a_record() -> None:
-    keys = [Hotkey.generate() for _ in range(30)]
+async def test_of_ninety_equal_certifiers_enough_receipts_fit_into_a_record() -> None:
+    keys = [Hotkey.generate() for _ in range(90)]
     stakes = {key.hotkey: 1 for key in keys}
     signed = commit(5)
     receipts = {key.hotkey: miner.Receipt(key.hotkey, receipt(key, signed, 1 << 31)) for key in keys}
     shown = miner._weightiest(receipts, stakes)
-    assert len(shown) == 20 <= MAX_RECEIPTS
+    assert len(shown) == 60 <= MAX_RECEIPTS
     longest = [*shown, *shown][:MAX_RECEIPTS]
     assert len(sign(KEYS[5], COMMITTED, {"commit": signed, "receipts": longest})) <= MAX_RECORD_BYTES
     ground = Ground(stakes)
-    ground.show(5, signed, [receipt(key, signed) for key in keys[:20]])
+    ground.show(5, signed, [receipt(key, signed) for key in keys[:60]])
     assert set(await CommitDesk(ground.node()).proven(ROUND)) == {HOTKEYS[5]}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy
 import trio
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from p2p.limits import Admit, everyone, forget_oldest
@@ -123,7 +124,7 @@ class Dealing:
     def _scores(self, peer: str, weight: float) -> NDArray[numpy.float64]:
         """The highest score has the piece. When watchers come and go, and weights change, few pieces change hands."""
         seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
-        chances = numpy.random.default_rng(seed).random(len(self._left))
+        chances = default_rng(seed).random(len(self._left))
         return weight / -numpy.log(numpy.maximum(chances, 1e-12))
 
 

@@ -8,9 +8,11 @@ request is called late; then others may be asked too and the first answer counts
 from collections.abc import Iterable
 
 import numpy
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 Holder = str
+Candidate = tuple[int, float, int]  # (rarity, place in our own order from 0 to 1, piece); comparable over blobs
 
 
 class Schedule:
@@ -21,10 +23,11 @@ class Schedule:
         self._missing = numpy.zeros(pieces, bool)
         self._missing[list(missing)] = True
         self._asked = numpy.zeros(pieces, bool)  # by a request that is not late
-        self._order = numpy.random.default_rng(order_seed).permutation(pieces).astype(numpy.int64)
+        self._order = default_rng(order_seed).permutation(pieces).astype(numpy.int64)
         self._offers: dict[Holder, NDArray[numpy.bool_]] = {}
         self._rarity = numpy.zeros(pieces, numpy.int64)  # how many holders offer it
         self._flights: dict[Holder, dict[int, bool]] = {}  # piece -> late
+        self._candidates: dict[Holder, Candidate | None] = {}  # found before, and still right
 
     @property
     def done(self) -> bool:
@@ -56,8 +59,13 @@ class Schedule:
         self.ask(holder, candidate[-1])
         return candidate[-1]
 
-    def candidate(self, holder: Holder) -> tuple[int, float, int] | None:
-        """(rarity, place in our own order from 0 to 1, piece) of what `next_for` would ask; comparable over blobs."""
+    def candidate(self, holder: Holder) -> Candidate | None:
+        """What `next_for` would ask. It is asked for at every piece of every blob, and seldom changes."""
+        if holder not in self._candidates:
+            self._candidates[holder] = self._find(holder)
+        return self._candidates[holder]
+
+    def _find(self, holder: Holder) -> Candidate | None:
         flights, offered = self._flights.get(holder), self._offers.get(holder)
         if flights is None or offered is None:
             return None
@@ -74,6 +82,7 @@ class Schedule:
         """`holder` is asked for `piece`."""
         self._flights[holder][piece] = False
         self._asked[piece] = True
+        self._used(piece)
 
     def may_take_over(self, holder: Holder, other: Holder, piece: int) -> bool:
         """Whether `piece`, asked of `other`, can be asked of `holder` instead: it has it and was not asked yet."""
@@ -93,10 +102,12 @@ class Schedule:
         """`piece` came, is verified and stored."""
         self._missing[piece] = False
         self._land(holder, piece)
+        self._used(piece)
 
     def lost(self, piece: int) -> None:
         """`piece` was here and is no more."""
         self._missing[piece] = True
+        self._candidates.clear()
 
     def failed(self, holder: Holder, piece: int) -> None:
         """`holder` did not, or could not, give `piece`: not asked for it again until it makes a new offer."""
@@ -116,6 +127,7 @@ class Schedule:
             return False
         self._flights[holder][piece] = True
         self._asked[piece] = False
+        self._candidates.clear()
         return True
 
     def gone(self, holder: Holder) -> None:
@@ -128,6 +140,7 @@ class Schedule:
     def withdraw(self, holder: Holder) -> None:
         """It has nothing any more; what it was asked for may still come."""
         offered = self._offers.pop(holder, None)
+        self._candidates.clear()
         if offered is not None:
             self._rarity -= offered
 
@@ -136,3 +149,10 @@ class Schedule:
         late = self._flights.get(holder, {}).pop(piece, True)
         if not late:
             self._asked[piece] = False
+        if self._missing[piece]:
+            self._candidates.clear()  # somebody may be asked for it again
+
+    def _used(self, piece: int) -> None:
+        """Whoever would have been asked for it is asked for something else."""
+        for holder in [one for one, found in self._candidates.items() if found is not None and found[-1] == piece]:
+            del self._candidates[holder]

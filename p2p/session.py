@@ -29,8 +29,9 @@ from p2p.wire import (
 )
 
 _CLOSE_SECONDS = 1.0
-_TRICKLE_BYTES = 8 << 10
 _GATHER_SECONDS = 0.02
+_TRICKLE_BYTES = 32 << 10  # who brings less in that time is left to gather
+_TAIL_BYTES = 8 << 10  # of a frame are not waited for
 _LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
 _PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
@@ -325,7 +326,7 @@ class _Heard:
         await self._stream.send_all(data)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        if self._trickles and max_bytes > _TRICKLE_BYTES:
+        if self._trickles and max_bytes > _TAIL_BYTES:
             await trio.sleep(_GATHER_SECONDS)
         data = await self._stream.receive_some(max_bytes)
         self._trickles = len(data) < min(max_bytes, _TRICKLE_BYTES)

@@ -91,6 +91,34 @@ def test_one_good_holder_of_everything_is_enough(size, seed):
     assert run.schedule.done
 
 
+def happen(schedule, what, holder, piece):
+    flights = sorted(schedule._flights.get(holder, {}))
+    if what == "offer":
+        schedule.offer(holder, bits({piece, piece * piece % 4}, 4))
+    elif what == "ask":
+        schedule.next_for(holder)
+    elif what == "lost":
+        schedule.lost(piece)
+    elif what in ("withdraw", "gone"):
+        getattr(schedule, what)(holder)
+    elif flights:
+        getattr(schedule, what)(holder, flights[piece % len(flights)])
+
+
+WHAT = ["offer", "ask", "ask", "got", "got", "failed", "dropped", "late", "late", "lost", "withdraw", "gone"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(WHAT), st.sampled_from("ABC"), st.integers(0, 3)), min_size=20, max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_a_candidate_remembered_is_the_one_that_would_be_found(steps):
+    schedule = Schedule(4, range(4), 0)
+    for holder in "ABC":
+        schedule.offer(holder, full_bitmap(4))
+    for what, holder, piece in steps:
+        happen(schedule, what, holder, piece)
+        assert all(schedule.candidate(one) == schedule._find(one) for one in "ABC")
+
+
 def test_rarest_first():
     schedule = Schedule(4, range(4), 1)
     for holder, pieces in {"A": [0, 1, 2, 3], "B": [0, 1, 2], "C": [0, 1], "D": [0]}.items():

@@ -30,7 +30,7 @@ from p2p.wire import (
 
 _CLOSE_SECONDS = 1.0
 _GATHER_SECONDS = 0.02
-_TRICKLE_BYTES = 32 << 10  # who brings less in that time is left to gather
+_TRICKLE_BYTES = 12 << 10  # who brings less in that time is left to gather
 _TAIL_BYTES = 8 << 10  # of a frame are not waited for
 _LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened

@@ -38,6 +38,7 @@ class BlobStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._complete = directory / "complete"
         self._open: dict[str, PartialBlob] = {}
         self._manifests: dict[str, Manifest] = {}
         self._lock = threading.RLock()  # a blob and its manifest come and go together
@@ -97,7 +98,7 @@ class BlobStore:
     def bitmap(self, blob_id: str) -> bytes | None:
         """Which pieces can be read now; None if the blob is neither whole nor open."""
         manifest = self.manifest(blob_id)
-        if manifest is not None and self._file("complete", blob_id).is_file():
+        if manifest is not None and (self._complete / blob_id).is_file():
             return full_bitmap(manifest.pieces)
         partial = self._open.get(blob_id)
         return partial.bitmap() if partial is not None else None

@@ -1,5 +1,6 @@
 """Which pieces we have, told to those who watch as they come."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -77,13 +78,17 @@ class Notices:
 async def push_news(
     stream: ByteStream, watch: Watch, bitmap: Callable[[str, PeerId], bytes | None], settings: ExchangeSettings
 ) -> None:
-    """For ever; the more there is to tell, the less often."""
+    """For ever; the more there is to tell, the less often. What turns out to be no news is not told: a frame costs
+    both sides more than finding out."""
+    said_at = -math.inf
     while True:
         with trio.move_on_after(settings.update_wait_seconds):
             await watch.news.wait()
         sent_bytes = 0
         for frame in _frames(watch, bitmap):
-            await send_frame(stream, {"news": frame})
+            if frame or trio.current_time() - said_at >= settings.update_wait_seconds:
+                await send_frame(stream, {"news": frame})
+                said_at = trio.current_time()
             sent_bytes += sum(len(bits or b"") for _, bits in frame)
         await trio.sleep(max(settings.news_seconds, sent_bytes / settings.news_bytes_per_second))
 

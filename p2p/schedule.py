@@ -45,9 +45,16 @@ class Schedule:
         if len(bitmap) != -(-self.pieces // 8):
             raise ValueError(f"bitmap of {len(bitmap)} bytes for {self.pieces} pieces")
         bits = numpy.unpackbits(numpy.frombuffer(bitmap, numpy.uint8), count=self.pieces, bitorder="little")
-        self.withdraw(holder)
-        self._offers[holder] = bits.astype(bool)
-        self._rarity += self._offers[holder]
+        offered = bits.astype(bool)
+        before = self._offers.get(holder)
+        if before is None or (before & ~offered).any():
+            self.withdraw(holder)
+            before = numpy.zeros(self.pieces, bool)
+        more = offered & ~before
+        self._offers[holder] = offered
+        self._rarity += more
+        self._candidates.pop(holder, None)
+        self._used(*numpy.flatnonzero(more))  # what became less rare may no longer come first
         self._flights.setdefault(holder, {})
         return bool((self._offers[holder] & self._missing).any())
 
@@ -152,7 +159,7 @@ class Schedule:
         if self._missing[piece]:
             self._candidates.clear()  # somebody may be asked for it again
 
-    def _used(self, piece: int) -> None:
-        """Whoever would have been asked for it is asked for something else."""
-        for holder in [one for one, found in self._candidates.items() if found is not None and found[-1] == piece]:
+    def _used(self, *pieces: int) -> None:
+        """Whoever would have been asked for one of them may now be asked for something else."""
+        for holder in [one for one, found in self._candidates.items() if found is not None and found[-1] in pieces]:
             del self._candidates[holder]

@@ -24,6 +24,7 @@ from p2p.turns import Turns, TurnSettings
 __all__ = ["PROTOCOL", "Exchange", "ExchangeSettings", "Priority"]
 _MAX_PRIORITIES = 4096
 _TOLD_SECONDS = 10.0
+_ACKNOWLEDGED = 0.018  # of what comes goes back as TCP's acknowledgements: 52 bytes for two packets
 
 
 class Exchange:
@@ -102,7 +103,7 @@ class Exchange:
         self, uplink_bytes_per_second: float | None = None, downlink_bytes_per_second: float | None = None
     ) -> None:
         """Hold the average of all that is sent, and of all that is received, to these rates; None: no limit. Headers,
-        news and manifests count; what other protocols of the peer say is not held back.
+        acknowledgements, news and manifests count; what other protocols of the peer say is not held back.
 
         Raises ValueError for a rate that is not positive.
         """
@@ -226,6 +227,7 @@ class Exchange:
     def _count_received(self, peer: PeerId, blob_id: str, count: int) -> None:
         count_for(self.received_bytes, peer, count)
         self._received.add(count)
+        self._uplink.owe(round(count * _ACKNOWLEDGED))
         self._given.add(peer, count)
         self.on_bytes("in", peer, blob_id, count)
 

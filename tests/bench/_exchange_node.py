@@ -41,6 +41,7 @@ async def play(args: argparse.Namespace) -> None:
         settings = P2pdSettings(args.directory / "p2p.key", listen_host=args.host, runtime_directory=args.directory)
         transport = await stack.enter_async_context(open_p2pd(settings))
         exchange = Exchange(transport, BlobStore(args.directory / "blobs"))
+        exchange.set_limits(uplink_bytes_per_second=args.up_mbit * 1e6 / 8)
         await exchange.start(await stack.enter_async_context(background()))
         blob_ids = []
         for index in range(args.count):
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--piece-bytes", type=int, required=True)
+    parser.add_argument("--up-mbit", type=float, required=True)
     parser.add_argument("--mesh", action="store_true", help="from its origin only")
     parser.add_argument("--verbose", action="store_true")
     trio.run(play, parser.parse_args())

@@ -47,7 +47,9 @@ def torrent_of(directory: Path, index: int, size_bytes: int, piece_bytes: int) -
 
 def play(args: argparse.Namespace) -> None:
     listen = f"{args.host}:{_PORT}"
-    session = libtorrent.session({**_SETTINGS, "listen_interfaces": listen, "outgoing_interfaces": args.host})
+    own = {"listen_interfaces": listen, "outgoing_interfaces": args.host}
+    session = libtorrent.session({**_SETTINGS, **own, "upload_rate_limit": int(args.up_mbit * 1e6 / 8)})
+    session.set_peer_class_filter(libtorrent.ip_filter())  # or peers on private networks would have no limit
     infos = [torrent_of(args.directory, index, args.bytes, args.piece_bytes) for index in range(args.count)]
     (args.directory / f"payload-{args.index}").write_bytes(payload(args.index, args.bytes))
     say({"address": args.host})
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--piece-bytes", type=int, required=True)
+    parser.add_argument("--up-mbit", type=float, required=True)
     play(parser.parse_args())
 
 

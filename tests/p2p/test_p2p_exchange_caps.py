@@ -30,6 +30,16 @@ async def test_an_uplink_cap_holds_within_5_percent(nursery, tmp_path, autojump_
     assert 0.9 < a.exchange.best_rates[0] / RATE < 1.15
 
 
+async def test_acknowledgements_of_what_comes_count_for_the_uplink_cap(nursery, tmp_path, autojump_clock):
+    """On a link with a slow uplink they are a part of it that nobody would account for."""
+    a = await Swarm(nursery, tmp_path).peer("A")
+    a.exchange.set_limits(uplink_bytes_per_second=1000.0)
+    a.exchange._count_received("B", "x", 100_000)
+    start = trio.current_time()
+    await a.exchange._uplink.ready()
+    assert 1.5 < trio.current_time() - start < 2.0
+
+
 async def test_under_an_uplink_cap_strangers_manifests_do_not_stop_pieces(nursery, tmp_path, autojump_clock):
     swarm = Swarm(nursery, tmp_path)
     a, b = await swarm.peer("A", Link(0.02)), await swarm.peer("B", Link(0.02))

@@ -19,7 +19,7 @@ MODELS = {
     "10M": ModelConfig(1024, 384, 6, 6, 2, 1024, 64),
 }
 OURS = ("row1", 4.0)
-RIVALS = (("covenant", 2.0), ("templar", 2.0), ("covenant", 1.0), ("templar", 1.0))
+RIVALS = (("covenant", 2.0), ("templar", 1.0), ("covenant", 1.0), ("templar", 2.0))
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _deciding() -> Iterator[Cell]:
         for rule, alpha in (OURS, *RIVALS[:2]):
             yield replace(frame, rule=rule, alpha=alpha, seed=1)
     for frame in frames:
-        for rule, alpha in (("row1", 8.0), ("covenant", 4.0), ("templar", 4.0), ("row1", 2.0)):
+        for rule, alpha in (("row1", 8.0), ("row1", 2.0), ("covenant", 4.0), ("templar", 0.5)):  # each past its best?
             yield replace(frame, rule=rule, alpha=alpha)
         yield replace(frame, rule="row1", alpha=4.0, decay=0.99)
     for frame in frames:

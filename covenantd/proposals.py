@@ -99,7 +99,9 @@ def objection(view: View, body: Roster) -> str | None:
 
 def censors(spec: RunSpec, view: View, body: Roster) -> str | None:
     """A proposer may leave out what it judges worthless, but not more than half of what we find fit. What we hold of
-    other certifiers alone is not held against it: it asked us what we hold before we had that."""
+    other certifiers alone is not held against it: it asked us what we hold before we had that. Honest certifiers whose
+    scores disagree about most of the swarm refuse each other here, and may void a round: the price of a bound on what
+    one of them can leave out."""
     ours = view.sound - view.late
     if 2 * _listed_fit(view, body) < _most(spec, view, ours):
         return "it leaves out most of what is fit"

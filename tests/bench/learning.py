@@ -21,7 +21,7 @@ _PLOT = "learning.svg"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="deciding, screening, ideas, 'α with N', …")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after that time; 0: only report")
-    parser.add_argument("--cell-minutes", type=float, default=15.0, help="of processor time; a cell that takes more is cut off (15)")
+    parser.add_argument("--cell-minutes", type=float, default=15.0, help="of a core; a longer cell is cut off (15)")
     parser.add_argument("--results", type=Path, default=_DIRECTORY, help="where cells are kept and found again")
 
 

@@ -71,11 +71,12 @@ class ErrorFeedback:
         self.claims = tuple(replace(claim, decays=claim.decays + 1) for claim in self.claims)
         self.trained_round = round_
 
-    def unclaimed(self) -> Tensor:
-        """e less what is claimed: what may be selected from. fp32 [P], not to be changed: e itself without claims."""
+    def unclaimed(self, scratch: Tensor) -> Tensor:
+        """e less what is claimed: what may be selected from. fp32 [P], not to be changed: e itself without claims, else
+        in `scratch`, fp32 [P]."""
         if not self.claims:
             return self.gross
-        left = self.gross.clone()
+        left = scratch.copy_(self.gross)
         for claim in self.claims:
             subtract_(left, self._layout, claim.sparse, self._factor(claim))
         return left

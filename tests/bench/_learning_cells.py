@@ -76,9 +76,12 @@ def _deciding() -> Iterator[Cell]:
         for rule, alpha in (OURS, *RIVALS[:2]):
             yield replace(frame, rule=rule, alpha=alpha, seed=1)
     for frame in frames:
-        for rule, alpha in (("row1", 8.0), ("row1", 2.0), ("covenant", 4.0), ("templar", 0.5)):  # each past its best?
-            yield replace(frame, rule=rule, alpha=alpha)
+        yield replace(frame, rule="row1", alpha=2.0)
         yield replace(frame, rule="row1", alpha=4.0, decay=0.99)
+        yield replace(frame, rule="row1", alpha=2.0, seed=1)
+    for frame in frames:
+        for rule, alpha in (("row1", 8.0), ("covenant", 4.0), ("templar", 0.5)):  # each past its best?
+            yield replace(frame, rule=rule, alpha=alpha)
     for frame in frames:
         yield replace(frame, rule="ddp")
         yield replace(frame, rule="average", alpha=1.5)

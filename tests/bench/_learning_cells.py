@@ -81,6 +81,9 @@ def _deciding() -> Iterator[Cell]:
         yield replace(frame, rule="row1", alpha=2.0, seed=1)
         for seed, alpha in ((1, 1.0), (0, 1.0), (1, 2.0)):  # where rounds are long, agreement must not add up?
             yield replace(frame, rule="row1", variant="senders", alpha=alpha, seed=seed)
+    for frame in frames:  # between the two: with α = 2 / √N it is 2 · sum / √(N · senders)
+        for seed in (0, 1):
+            yield replace(frame, rule="row1", variant="root", alpha=1.0 if frame.peers == 4 else 0.7, seed=seed)
     for frame in frames:
         for rule, alpha in (("row1", 8.0), ("covenant", 4.0), ("templar", 0.5)):  # each past its best?
             yield replace(frame, rule=rule, alpha=alpha)

@@ -12,7 +12,7 @@ from model.config import COMBINATIONS, CompressionConfig, compression_named
 from model.layout import Layout, Shapes
 from model.outer import outer_step
 from model.rules import RULES, Rule
-from model.sparse import dense, subtract_
+from model.sparse import Sparse, dense, subtract_
 from tests.bench._learning_cells import Cell
 
 _ONE = torch.tensor(1.0)
@@ -69,7 +69,9 @@ class Outer:
             own = feedback[part.span]
             roster.append(compress(part.layout, own))
             subtract_(own, part.layout, roster[-1], _ONE)
-        return -outer_step(part.layout, torch.zeros(part.layout.parameters), roster, 1.0).theta
+        if self._cell.variant == "root":
+            return _rooted(part.layout, roster)
+        return _update(part.layout, roster)
 
     def _reduced(self, layout: Layout, update: Tensor) -> Tensor:
         """What the reducers send of the aggregate; what they do not send, they keep for the next round."""
@@ -77,6 +79,18 @@ class Outer:
         sent = compress(layout, self._owed)
         subtract_(self._owed, layout, sent, _ONE)
         return dense(layout, sent)
+
+
+def _update(layout: Layout, roster: Sequence[Sparse]) -> Tensor:
+    return -outer_step(layout, torch.zeros(layout.parameters), roster, 1.0).theta
+
+
+def _rooted(layout: Layout, roster: Sequence[Sparse]) -> Tensor:
+    """What was sent of a coordinate, summed up and divided by the root of the number of its senders: the geometric mean
+    of the sum and of the mean over senders."""
+    by_senders = replace(layout, compression=replace(layout.compression, combination="senders"))
+    total, mean = len(roster) * _update(layout, roster), _update(by_senders, roster)
+    return (total * mean).sqrt() * total.sign()
 
 
 def _exact(layout: Layout, feedbacks: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from covenantd.holdings import Holdings
 from covenantd.journal import Voted
 from covenantd.node import Node
 from covenantd.proposals import View, censors, complete, hearing, misfit, objection
-from covenantd.roster import BadRoster, Roster, Vote, is_hash
+from covenantd.roster import BadRoster, Roster, is_hash
 from covenantd.turns import EARLY, Ballots, Turns
 from p2p.errors import BlobError, P2pError, ProtocolViolation, Refused
 from p2p.partial import disk_errors
@@ -139,10 +139,8 @@ class Ballot:
             if (reason := await self._refusal(round, turn, digest)) is not None:
                 raise Refused(reason)
             await self._judge_and_vote(digest, turn, proposer.hotkey)
-        except (
-            OSError,
-            ChainRefused,
-        ) as error:  # a question of a peer's does not end the daemon; it may be asked again
+        except (OSError, ChainRefused) as error:
+            # A question of a peer's does not end the daemon; it may be asked again.
             log.error("a proposal cannot be judged now", digest=digest[:16], error=str(error))
             raise Refused(EARLY) from error
         return {"voted": digest}
@@ -231,9 +229,7 @@ class Ballot:
     async def _publish(self, voted: Voted) -> bool:
         """Whether that vote needs no other try: it is on chain, or the chain will not have it."""
         node = self._node
-        vote = Vote(
-            node.spec.tag, voted.round, voted.digest, node.journal.memory.state_hash, bytes.fromhex(voted.lacked)
-        )
+        vote = voted.on_chain(node.spec.tag, node.journal.memory.state_hash)
         try:
             async with node.commitment:
                 block = await node.chain.publish_commitment([node.identity().encode(), vote.encode()])

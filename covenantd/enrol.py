@@ -5,7 +5,6 @@ import trio
 
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.node import Node
-from covenantd.roster import Vote
 
 log = structlog.get_logger("covenantd.enrol")
 _RETRY_SECONDS = 5.0
@@ -40,9 +39,7 @@ def _latest_vote(node: Node) -> tuple[bytes, ...]:
     memory = node.journal.memory
     if memory.voted is None or memory.voted.round != memory.round:
         return ()
-    voted = memory.voted
-    vote = Vote(node.spec.tag, memory.round, voted.digest, memory.state_hash, bytes.fromhex(voted.lacked))
-    return (vote.encode(),)
+    return (memory.voted.on_chain(node.spec.tag, memory.state_hash).encode(),)
 
 
 async def _published(node: Node, first: bool) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covenantd.errors import ConfigError
-from covenantd.roster import MAX_LACKED_BYTES, NO_DIGEST, is_hash
+from covenantd.roster import MAX_LACKED_BYTES, NO_DIGEST, Vote, is_hash
 
 FORMAT = 1
 KEPT_ROUNDS = 256
@@ -44,6 +44,10 @@ class Voted:
         """Raises ValueError, TypeError for what no vote can carry."""
         if len(bytes.fromhex(self.lacked)) > MAX_LACKED_BYTES:
             raise ValueError("reports of more than a vote has room for")
+
+    def on_chain(self, run_tag: bytes, state_hash: str) -> Vote:
+        """As it is published, by one whose θ of that round has this hash."""
+        return Vote(run_tag, self.round, self.digest, state_hash, bytes.fromhex(self.lacked))
 
 
 @dataclass(frozen=True)

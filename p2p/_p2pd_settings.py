@@ -76,9 +76,10 @@ def p2pd_arguments(settings: P2pdSettings, directory: Path) -> list[str]:
 def p2pd_environment(settings: P2pdSettings) -> dict[str, str]:
     """What a Go program needs and no more: the daemon's environment may hold secrets.
 
-    p2pd starts two relay services, libp2p's own in a goroutine and one with libp2p's smallest limits (128 KiB and two
-    minutes a circuit), and the one that comes second counts. With one processor that is always the first; with more,
-    one time in two. A relay that must pass on more than a core can sets GOMAXPROCS itself, and has our trial choose.
+    p2pd starts two relay services, in a goroutine the one with our limits and by itself one with libp2p's smallest (128
+    KiB and two minutes a circuit), and whichever comes second counts. With one processor that is always ours; with
+    more, one time in two. A relay that must pass on more than a core can sets GOMAXPROCS itself, and has our trial
+    choose.
     """
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "GOMAXPROCS", "GOGC") if name in os.environ}
     one = {"GOMAXPROCS": "1"} if settings.relay_service else {}

@@ -21,7 +21,7 @@ from covenantd.holdings import HOLDING, Holdings
 from covenantd.journal import Journal, PastRound
 from covenantd.node import Node
 from covenantd.proposals import View, compose
-from covenantd.roster import Roster, Vote, decode_vote
+from covenantd.roster import NO_DIGEST, Roster, Vote, decode_vote
 from covenantd.specchange import SpecHistory
 from covenantd.timing import Timing
 from model import messages
@@ -269,3 +269,9 @@ class Certifier:
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Waits take no time."""
     return trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def proposed(world: World, sender: int, to: int, *sound: int) -> tuple[str, Post]:
+    """Of round 0, by one that holds these miners' contributions; its digest, and what the other is sent."""
+    digest = world.put(compose(RUN, view_of(0, NO_DIGEST, RUN.genesis_state, sound), {}))
+    return digest, Post(sender, to, {"round": 0, "digest": digest}, world.block)

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from ballot_world import RUN, STEP_BLOCKS, TIMING, Certifier, Post, World, run, view_of
+from ballot_world import RUN, STEP_BLOCKS, TIMING, Certifier, Post, World, proposed, run, view_of
 from run_fixture import HOTKEYS
 
 from covenantd.errors import ChainError, ChainRefused
 from covenantd.journal import Journal, Voted
-from covenantd.proposals import compose
 from covenantd.roster import NO_DIGEST, Vote
 from covenantd.turns import EARLY, Ballots, Turns, turns
 
@@ -30,11 +29,6 @@ def certifier(world: World, uid: int, *sound: int, block: int = SERVE) -> Certif
     one.see(block)
     one.open(*(sound or (0, 1)))
     return one
-
-
-def proposed(world: World, sender: int, to: int, *sound: int) -> tuple[str, Post]:
-    digest = world.put(compose(RUN, view_of(0, NO_DIGEST, RUN.genesis_state, sound), {}))
-    return digest, Post(sender, to, {"round": 0, "digest": digest}, world.block)
 
 
 def votes(world: World, *uids: int, digest: str, block: int) -> None:

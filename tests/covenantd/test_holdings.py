@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ballot_world import RUN, TIMING, Certifier, Post, World, run, view_of
+from ballot_world import RUN, TIMING, Certifier, World, proposed, run, view_of
 from run_fixture import HOTKEYS
 
 from covenantd.holdings import HOLDING, PROOF
-from covenantd.proposals import compose
 from covenantd.roster import NO_DIGEST, Vote
 from covenantd.turns import EARLY
 from p2p.errors import Refused
@@ -29,11 +28,6 @@ def certifier(world: World, uid: int, *sound: int, block: int = SERVE) -> Certif
     one.see(block)
     one.open(*sound)
     return one
-
-
-def proposed(world: World, sender: int, to: int, *sound: int) -> tuple[str, Post]:
-    digest = world.put(compose(RUN, view_of(0, NO_DIGEST, RUN.genesis_state, sound), {}))
-    return digest, Post(sender, to, {"round": 0, "digest": digest}, world.block)
 
 
 def names(*uids: int) -> set[str]:

@@ -103,7 +103,7 @@ async def test_a_place_is_renewed_and_taken_again_when_the_relay_was_away(autoju
     assert gone.closed
     transport.streams = [Cut(), Cut()]
     transport.ping.ended.set()
-    await trio.sleep(30)
+    await trio.sleep(36)  # three waits of about 4, 8 and 16 s, each up to a quarter longer: 35 s
     assert not transport.streams
     assert transport.dialled >= 7
 

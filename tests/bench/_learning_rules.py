@@ -171,7 +171,7 @@ def _two_per_row(chunks: Tensor, valid: Tensor | None, kept: Tensor, k: int) -> 
 
 def _one_scale(values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of all chunks of a band, which in models this small is a tensor: the scales' 8 bits a chunk are saved."""
-    scale, _ = quantize.quantize_signs(values.view(1, -1), None if present is None else present.view(1, -1))
+    scale, _ = quantize.quantize_signs(values.reshape(1, -1), None if present is None else present.reshape(1, -1))
     _, codes = quantize.quantize_signs(values, present)
     return scale.expand(len(values)).clone(), torch.where(scale > 0, codes, 0)
 

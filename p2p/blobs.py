@@ -215,6 +215,10 @@ class BlobStore:
             raise
 
     def _publish(self, file: Path, blob_id: str) -> None:
+        manifest = self._file("manifests", blob_id)
+        with disk_errors(manifest), manifest.open("rb") as opened:
+            os.fsync(opened.fileno())
+            _sync_directory(self.directory / "manifests")
         with disk_errors(file):
             file.rename(self._file("complete", blob_id))
             _sync_directory(self.directory / "complete")
@@ -236,6 +240,7 @@ class BlobStore:
             whole.unlink(missing_ok=True)  # no room for the copy: fetched whole again
 
     def _write_manifest(self, manifest: Manifest) -> None:
+        """Before a blob is whole it may as well be lost: it can be had again, and waiting for disks is slow."""
         blob_id = manifest.blob_id
         if self.manifest(blob_id) is not None:
             return
@@ -244,9 +249,7 @@ class BlobStore:
             with disk_errors(temporary), temporary.open("wb") as file:
                 file.write(manifest.to_bytes())
                 file.flush()
-                os.fsync(file.fileno())
                 temporary.rename(self._file("manifests", blob_id))
-                _sync_directory(self.directory / "manifests")
         finally:
             temporary.unlink(missing_ok=True)
         self._manifests[blob_id] = manifest

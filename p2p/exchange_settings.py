@@ -31,12 +31,13 @@ class Priority(IntEnum):
 class ExchangeSettings:
     # fetching
     stall_seconds: float = 10.0  # a holder from whom nothing comes for so long is left
-    late_seconds: float = 3.0  # a piece that takes longer may be asked of others, too
+    late_seconds: float = 3.0  # what a holder was asked may be asked of others, too, when it is silent for so long
+    overdue_seconds: float = 8.0  # or an answer takes so long while it speaks: it serves many, each in turn
     connect_seconds: float = 10.0
     max_holders: int = 32  # visited at a time
     receive_budget_bytes: int = 24 << 20  # pieces in memory on their way in
     lanes: int = 2  # streams that pieces come on, a holder
-    first_window_bytes: int = 512 << 10  # asked ahead of a holder of whom nothing is known yet
+    first_window_bytes: int = 256 << 10  # asked ahead of a holder of whom nothing is known yet
     max_window_bytes: int = 32 << 20
     ahead_seconds: float = 0.75  # asked ahead of what a holder delivers in that time
     poll_seconds: float = 0.5  # how often the holders are looked up anew
@@ -51,7 +52,7 @@ class ExchangeSettings:
     send_budget_bytes: int = 24 << 20  # pieces in memory on their way out
     idle_seconds: float = 60.0  # an inbound stream without a request is closed
     update_wait_seconds: float = 2.0  # a sign of life at least so often; must be well below stall_seconds
-    news_seconds: float = 0.25  # between two messages about what is new here
+    news_seconds: float = 0.5  # between two messages about what is new here
     news_bytes_per_second: float = 100e3  # large bitmaps are told less often
     least_bytes_per_second: float = 1000.0  # who reads a piece slower than that is cut off
 

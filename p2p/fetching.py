@@ -172,11 +172,11 @@ class Fetching:
                 session.give_up()  # signs of life alone do not keep others out
 
     def _call_late(self) -> None:
-        now, late_seconds = trio.current_time(), self._settings.late_seconds
+        now, settings = trio.current_time(), self._settings
         for holder, session in self._sessions.items():
-            since, window = session.waits_since(), self._agenda.window(holder)
-            patience = lambda size_bytes, w=window: max(late_seconds, _LATE_FACTOR * w.seconds_for(size_bytes))  # noqa: E731
-            silent = since is not None and now - since >= late_seconds
+            seconds_for, least = self._agenda.window(holder).seconds_for, settings.overdue_seconds
+            patience = lambda size_bytes, f=seconds_for, least=least: max(least, _LATE_FACTOR * f(size_bytes))  # noqa: E731
+            silent = now - session.heard_at >= settings.late_seconds
             if self._agenda.late(holder, None if silent else session.overdue(patience)):
                 self._reputation.slow(holder, 0.1)
                 self.wake_all()
@@ -284,14 +284,15 @@ class Fetching:
         download = self.downloads.get(blob_id)
         if download is None or download.filling.work is not None:
             return
-        download.manifest_asked = None
         if answer.has("busy") or answer.has("absent"):
+            download.manifest_asked = None
             download.offers.pop(holder, None)
             return
         try:
             message = answer.fields("manifest").as_map()
             await download.filling.open(Manifest.from_message(message, blob_id, download.filling.max_bytes))
         except BlobError as error:
+            download.manifest_asked = None
             download.filling.fail(error)
         self.wake_all()
 

@@ -99,7 +99,9 @@ def _frames(watch: Watch, bitmap: Callable[[str, PeerId], bytes | None]) -> Iter
     frame_bytes = 0
     for blob_id in watch.take():
         bits = bitmap(blob_id, watch.peer)
-        if blob_id in watch.told and watch.told[blob_id] == bits:
+        if bits and not any(bits):
+            bits = None  # it has pieces, and none is here
+        if watch.told.get(blob_id) == bits:
             continue
         watch.told[blob_id] = bits
         if frame_bytes > _FRAME_BYTES:

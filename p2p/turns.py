@@ -2,7 +2,8 @@
 
 First what peers want whom we know; of that what matters most; of that what nobody else has, so that others can relay
 it; of that what was sent the least; of that who had the least of us for what it is worth as a relay, so that nobody
-falls behind for whom all would wait in the end. Nobody waits for ever: a request that waited long enough goes first.
+falls behind for whom all would wait in the end. Nobody waits for ever: requests that waited long enough go before
+others, and of them, too, the one of whoever had the least: else who asks for more would get more.
 """
 
 import math
@@ -21,11 +22,12 @@ from p2p.protocols import PeerId
 
 MANIFEST = -1  # instead of a piece
 _MAX_BLOBS_COUNTED = 512
+_HAD_SECONDS = 60.0  # half of what a peer had is forgotten: who fell behind must be able to catch up
 
 
 @dataclass(frozen=True)
 class TurnSettings:
-    least_bytes: int = 512 << 10  # on their way into the transport at a time
+    least_bytes: int = 256 << 10  # on their way into the transport at a time
     ahead_seconds: float = 0.3  # of the uplink's rate, where that is more
     slow_seconds: float = 1.0  # who takes longer for a piece does not keep others waiting
     patience_seconds: float = 2.0  # after so long a request goes before others
@@ -51,7 +53,7 @@ class Turn:
 def choose(
     waiting: list[Turn],
     times_sent: Callable[[Turn], int],
-    had: Callable[[PeerId], float],
+    had: Callable[[Turn], float],
     longest_since: float,
     chance: random.Random,
 ) -> Turn:
@@ -59,21 +61,23 @@ def choose(
     first = min((turn.stranger, turn.priority) for turn in waiting)
     waiting = [turn for turn in waiting if (turn.stranger, turn.priority) == first]
     waiting = [turn for turn in waiting if turn.first and not times_sent(turn)] or waiting
-    if waiting[0].since < longest_since:
-        return waiting[0]
-    least = min(map(times_sent, waiting))
-    waiting = [turn for turn in waiting if times_sent(turn) == least]
-    shares = [had(turn.peer) for turn in waiting]
+    if patient := [turn for turn in waiting if turn.since < longest_since]:
+        waiting = patient
+    else:
+        least = min(map(times_sent, waiting))
+        waiting = [turn for turn in waiting if times_sent(turn) == least]
+    shares = list(map(had, waiting))
     return chance.choice([turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001])
 
 
 def weighed(
     had: Callable[[PeerId], float], worth: Callable[[PeerId], float], peers: Iterable[PeerId]
-) -> Callable[[PeerId], float]:
-    """What each had of us, for its worth as a relay; by its root, or the best relays would have everything."""
+) -> Callable[[Turn], float]:
+    """What the peer had of us; of what nobody else has, for its worth as a relay: by its root, or the best relays
+    would have everything."""
     worths = {peer: worth(peer) for peer in set(peers)}
     most = max(worths.values(), default=0.0)
-    return lambda peer: had(peer) / math.sqrt(relative_worth(worths[peer], most))
+    return lambda turn: had(turn.peer) / math.sqrt(relative_worth(worths[turn.peer], most))
 
 
 class Turns:
@@ -84,7 +88,7 @@ class Turns:
         self._cap = cap
         self._sent = sent
         self._worth = worth
-        self._had = Tally()
+        self._had = Tally(_HAD_SECONDS)
         self._chance = random.Random()
         self._waiting: list[Turn] = []
         self._sending: dict[Turn, float] = {}  # since when

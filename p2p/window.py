@@ -12,7 +12,7 @@ _MAX_AHEAD_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class WindowSettings:
-    first_bytes: int = 512 << 10  # while nothing is known of the holder
+    first_bytes: int = 256 << 10  # while nothing is known of the holder
     most_bytes: int = 32 << 20
     ahead_seconds: float = 0.75
 

@@ -20,7 +20,7 @@ from tests.netlab.lab import Lab, Link, open_lab
 ROOT = Path(__file__).parents[2]
 UP_MBIT, DOWN_MBIT = 20.0, 100.0
 MBIT_PER_CORE = 50.0
-TOLD_OF_UPLINK = 0.96  # what operators set, whoever's peer it is: what waits in the modem delays requests and ACKs
+TOLD_OF_UPLINK = 0.98  # what operators set, whoever's peer it is: what waits in the modem delays requests and ACKs
 _MODULES = {"libtorrent": "_exchange_torrent", "bucket": "_exchange_bucket", "hivemind": "_exchange_hivemind"}
 _BUCKET_CONF = """
 worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log; daemon off;

@@ -66,7 +66,7 @@ async def play(args: argparse.Namespace) -> None:
 
 
 async def _dial(transport: Any, address: str) -> None:
-    for _ in range(10):
+    for _ in range(40):
         try:
             await transport.dial(address)
             return

@@ -17,7 +17,7 @@ from p2p.schedule import Schedule
 from p2p.turns import Turn, TurnSettings, choose, weighed
 from p2p.window import WindowSettings
 
-NEWS_SECONDS = 0.25
+NEWS_SECONDS = 0.5
 LANES = 2
 START_ROUND_TRIPS = 4  # a stream for news, the list to watch, the manifest, a lane
 HOP_SECONDS = 0.002  # from a p2pd to its daemon, or back

@@ -216,6 +216,35 @@ async def test_a_late_piece_is_asked_of_another_before_the_stall_timeout(swarm, 
     assert c.exchange.received_bytes["B"] == 4 * PIECE
 
 
+async def test_a_holder_that_serves_many_is_not_asked_in_vain(swarm, autojump_clock):
+    """It speaks, and its pieces take five seconds each: no reason to have them of others as well."""
+    a, c = await swarm.peer("A"), await swarm.peer("C", first_window_bytes=PIECE)
+    blob_id, sent = a.give(content(3)), []
+
+    async def crowded(stream):
+        while True:
+            request = await receive_frame(stream)
+            if "piece" in request:
+                await trio.sleep(5)
+                sent.append(request["piece"])
+                await send_bytes(stream, a.store.read_piece(blob_id, request["piece"]))
+            elif "want" in request:
+                manifest = a.store.manifest(blob_id).as_message()
+                await send_frame(stream, {"manifest": manifest, "have": full_bitmap(3)})
+            elif "watch" in request:
+                await send_frame(stream, {"news": [[blob_id, full_bitmap(3)]]})
+                while True:
+                    await trio.sleep(1)
+                    await send_frame(stream, {"news": []})
+            else:
+                await send_frame(stream, {"ok": True})
+
+    for name in ("slow", "slower"):
+        await swarm.network.transport(name).handle(PROTOCOL, crowded)
+    assert await c.fetch(blob_id, "slow", "slower") == content(3)
+    assert sorted(sent) == [0, 1, 2]
+
+
 async def test_a_liar_is_reported_banned_and_replaced(swarm, autojump_clock):
     a, c = await swarm.peer("A", Link(0.5, 10 * PIECE)), await swarm.peer("C")
     blob_id = a.give(content(20))
@@ -337,7 +366,7 @@ async def test_withholding_takes_effect_on_open_streams(swarm, autojump_clock):
         await send_frame(stream, {"piece": 0})
         assert await receive_bytes(stream, PIECE) == b""
         await send_frame(stream, {"watch": [blob_id]})
-        assert await receive_frame(stream) == {"news": [[blob_id, None]]}
+        assert await receive_frame(stream) == {"news": []}  # nothing to tell
 
 
 async def test_a_deadline_keeps_what_came_and_a_restart_goes_on(swarm, autojump_clock):

@@ -23,7 +23,7 @@ from p2p.protocols import PeerId
 PATIENCE_SECONDS = 3.0  # for watchers who do not ask for what they were dealt
 SLOW_SECONDS = 10.0  # for those who did ask: the uplink may be slow, or they gone; and for anybody known to come
 IDLE_SECONDS = 4.0  # for one who takes nothing while others do
-_LATE_FACTOR = 8.0  # so many times as long as the first quarter took may all of it take: twice what it should
+_LATE_FACTOR = 9.0  # so many times as long as the first quarter took may all of it take: over twice what it should
 _AGAIN_SECONDS = 1.0  # what watchers can relay shows only when they do
 _MAX_PIECES = 1 << 16
 _MAX_BLOBS = 64

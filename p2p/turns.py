@@ -53,7 +53,7 @@ class Turn:
 def choose(
     waiting: list[Turn],
     times_sent: Callable[[Turn], int],
-    had: Callable[[Turn], float],
+    had: Callable[[PeerId], float],
     longest_since: float,
     chance: random.Random,
 ) -> Turn:
@@ -66,18 +66,17 @@ def choose(
     else:
         least = min(map(times_sent, waiting))
         waiting = [turn for turn in waiting if times_sent(turn) == least]
-    shares = list(map(had, waiting))
+    shares = [had(turn.peer) for turn in waiting]
     return chance.choice([turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001])
 
 
 def weighed(
     had: Callable[[PeerId], float], worth: Callable[[PeerId], float], peers: Iterable[PeerId]
-) -> Callable[[Turn], float]:
-    """What the peer had of us; of what nobody else has, for its worth as a relay: by its root, or the best relays
-    would have everything."""
+) -> Callable[[PeerId], float]:
+    """What each had of us, for its worth as a relay; by its root, or the best relays would have everything."""
     worths = {peer: worth(peer) for peer in set(peers)}
     most = max(worths.values(), default=0.0)
-    return lambda turn: had(turn.peer) / math.sqrt(relative_worth(worths[turn.peer], most))
+    return lambda peer: had(peer) / math.sqrt(relative_worth(worths[peer], most))
 
 
 class Turns:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block-seconds", type=plan.number(0.01, 3600), default=0.5, metavar="S", help="the ledger's pace (0.5)"
     )
-    parser.add_argument("--alpha", type=plan.number(1e-9, 1e9), default=4.0, help="outer learning rate (4.0)")
+    parser.add_argument("--alpha", type=plan.number(1e-9, 1e9), metavar="A", help=plan.ALPHA_HELP)
     parser.add_argument("--codec", type=plan.codec, default=CompressionConfig(), metavar="CODEC", help=plan.CODEC_HELP)
     parser.add_argument("--seed", type=int, default=0, help="of the model's initial weights (0)")
     parser.add_argument("--noise-miners", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         preset=args.preset,
         block_seconds=args.block_seconds,
-        alpha=args.alpha,
+        alpha=plan.alpha_of(args),
         compression=args.codec,
         seed=args.seed,
         noise_miners=min(args.noise_miners, args.miners),

@@ -25,15 +25,18 @@ from covenantd.errors import EXIT_OK, ConfigError, CovenantError
 from covenantd.roster import MAX_CONTRIBUTIONS
 from covenantd.runspec import ChainSpec, Dataset, RunSpec, Scoring
 from covenantd.timing import Timing
-from model.config import CODECS, CompressionConfig, InnerConfig, ModelConfig, compression_named
+from model.config import CODECS, OUTER, CompressionConfig, InnerConfig, ModelConfig, compression_named
 from p2p.blobs import BlobStore
 from p2p.child import Child
 from p2p.manifest import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 
 BLOBS, SPEC = "blobs", "run.json"
+ALPHA_HELP = f"outer learning rate ({', '.join(f'{codec} {alpha:g}' for codec, (alpha, _) in OUTER.items())})"
+PIECE_HELP = "size of the pieces that blobs travel in (64 KiB for small models, up to 1 MiB for large ones)"
 CODEC_HELP = f"what peers send: {', '.join(CODECS)} ({CompressionConfig().codec})"
 _GENESIS_SECONDS = 3600.0
 _STATE_ALLOWANCE_BYTES = 1 << 20
+_LEAST_PIECE_BYTES, _MOST_PIECE_BYTES, _STATE_PIECES = 64 << 10, 1 << 20, 1 << 15
 _FULL_ROUND_STEPS = 30
 _TRAIN_SECONDS = 5.0  # what a round's training window aims at on a small machine
 _MARGIN = 2.0
@@ -156,6 +159,12 @@ async def genesis(
     return Genesis(directory, json.loads(last))
 
 
+def piece_bytes_for(state_bytes: int) -> int:
+    """Every piece costs a request and a hash, so a large state has large ones; yet a contribution, a 280th of it,
+    should have some dozens: each can be relayed as soon as it is there."""
+    return min(max(_LEAST_PIECE_BYTES, 1 << (state_bytes // _STATE_PIECES).bit_length()), _MOST_PIECE_BYTES)
+
+
 def adopt(made: Genesis, store: BlobStore, piece_bytes: int, keep: bool = False) -> tuple[Dataset, str]:
     """Turn the files into blobs (`keep`: leave them there, too).
 
@@ -222,6 +231,12 @@ def codec(text: str) -> CompressionConfig:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def alpha_of(args: argparse.Namespace) -> float:
+    """--alpha, else what goes with --codec."""
+    alpha: float | None = args.alpha
+    return OUTER[args.codec.codec][0] if alpha is None else alpha
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, required=True, help="where run.json and the blobs go")
     parser.add_argument("--chain", required=True, metavar="ENDPOINT", help="e.g. tcp://10.0.0.1:9945, or finney")
@@ -232,9 +247,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--miners", type=whole(1, 1 << 16), default=4, help="miners expected at the start, all on machines like this"
     )
-    parser.add_argument("--alpha", type=number(1e-9, 1e9), default=4.0, help="outer learning rate")
+    parser.add_argument("--alpha", type=number(1e-9, 1e9), metavar="A", help=ALPHA_HELP)
     parser.add_argument("--roster-size", type=whole(1, MAX_CONTRIBUTIONS), default=20)
-    parser.add_argument("--piece-bytes", type=whole(MIN_PIECE_BYTES, MAX_PIECE_BYTES), default=64 << 10)
+    parser.add_argument("--piece-bytes", type=whole(MIN_PIECE_BYTES, MAX_PIECE_BYTES), metavar="BYTES", help=PIECE_HELP)
     parser.add_argument(
         "--block-seconds", type=number(0.01, 3600), metavar="S",
         help=f"as the chain makes them ({LEDGER.block_seconds:g}; {BITTENSOR.block_seconds:g} on Bittensor)",
@@ -295,12 +310,14 @@ async def _main(args: argparse.Namespace) -> int:
     made = await genesis(args.dir / "genesis", args.preset, args.seed, _tell, args.data)
     head = await chain.block()
     await chain.aclose()
-    blobs = adopt(made, BlobStore(args.dir / BLOBS), args.piece_bytes)
+    piece_bytes = args.piece_bytes or piece_bytes_for((made.directory / made.data["theta"]).stat().st_size)
+    blobs = adopt(made, BlobStore(args.dir / BLOBS), piece_bytes)
     load = Load(miners=args.miners, validators=0, cores=max(1, args.miners))
     paced = pace(made.inner_step_seconds, load, Scoring(), InnerConfig().batch_sequences)
     beat = beat_of(args.chain, args.block_seconds)
     when = timing(paced, head.number + 1 + math.ceil(args.start_in_seconds / beat.block_seconds), *astuple(beat))
-    wishes = Wishes(args.name, args.piece_bytes, args.alpha, args.roster_size, args.netuid, owner.hotkey, args.codec)
+    alpha = alpha_of(args)
+    wishes = Wishes(args.name, piece_bytes, alpha, args.roster_size, args.netuid, owner.hotkey, args.codec)
     spec = compose(made, blobs, wishes, paced, when, origin.hash)
     runspec.write(args.dir / SPEC, spec, owner)
     print(f"run {spec.run_id[:16]} in {args.dir / SPEC}: {paced.inner_steps} inner steps a round of "

@@ -53,6 +53,9 @@ CODECS = {
     "topk2": "the same update as covenant, bit for bit; the indices of a chunk coded as one number",
     "templar": "top-64 of 4096, 12-bit indices, four levels a tensor, mean over the senders of a coordinate",
 }
+OUTER = {"row1": (4.0, 0.9), "covenant": (2.0, 0.95), "topk2": (2.0, 0.95), "templar": (1.0, 0.95)}
+"""α, the outer learning rate, and β, the decay of error feedback, unless a run's owner chooses others: the best found
+by `python -m tests.bench learning`, of β for row1 alone; the other rules have their papers' β, not their α of 1."""
 COMBINATIONS = ("roster", "senders")
 MAX_CHUNK = 4096
 MAX_CODED_KEPT = 64  # a chunk's indices as one number take longer than linear time
@@ -74,7 +77,7 @@ class CompressionConfig:
     codec: str = "row1"
     chunk: int = 4096
     kept_per_chunk: int = 64
-    error_feedback_decay: float = 0.95
+    error_feedback_decay: float = 0.9
     combination: str = ""  # "roster" or "senders": what a coordinate's sum is divided by; "": the codec's own
 
 
@@ -101,7 +104,7 @@ def compression_named(text: str) -> CompressionConfig:
     codec, colon, row = text.partition(":")
     if codec not in CODECS or (colon and (codec != "row1" or row not in ("32", "64", "128", "256"))):
         raise ValueError(f"{text!r} is none of {', '.join(CODECS)} (row1:32, row1:128 and row1:256 are possible)")
-    chosen = CompressionConfig(codec)
+    chosen = CompressionConfig(codec, error_feedback_decay=OUTER[codec][1])
     return replace(chosen, kept_per_chunk=chosen.chunk // int(row)) if colon else chosen
 
 

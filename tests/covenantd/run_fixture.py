@@ -26,7 +26,7 @@ SPEC = RunSpec(
     name="golden",
     model=ModelConfig(1024, 128, 4, 4, 2, 384, 32),
     inner=InnerConfig(),
-    compression=CompressionConfig(),
+    compression=CompressionConfig(error_feedback_decay=0.95),  # its name must not change with the default
     piece_bytes=65536,
     genesis_state=h(1),
     dataset=Dataset(h(2), (h(3), h(4)), h(5), 5_000_000),

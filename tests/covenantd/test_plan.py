@@ -12,6 +12,7 @@ from covenantd import plan
 from covenantd.plan import BITTENSOR, LEDGER, Beat, Load, beat_of, pace, timing
 from covenantd.runspec import Scoring
 from covenantd.turns import turns
+from p2p.manifest import HASH_BYTES, MAX_MANIFEST_BYTES
 
 STEPS = st.floats(1e-4, 600, allow_nan=False)
 LOADS = st.builds(Load, st.integers(1, 64), st.integers(0, 4), st.integers(1, 128))
@@ -113,3 +114,17 @@ def test_an_argument_nobody_could_run_is_refused_before_anything_is_made(
 
 def test_the_defaults_are_accepted() -> None:
     assert arguments().miners == 4 and arguments("--block-seconds", "12").block_seconds == 12
+
+
+def test_the_outer_learning_rate_goes_with_the_codec_unless_it_is_given() -> None:
+    assert plan.alpha_of(arguments()) == 4.0
+    assert plan.alpha_of(arguments("--codec", "topk2")) == 2.0
+    assert plan.alpha_of(arguments("--codec", "topk2", "--alpha", "1.5")) == 1.5
+
+
+@pytest.mark.parametrize(("parameters", "piece_bytes"), [(1e6, 64 << 10), (1.3e9, 256 << 10), (7.3e10, 1 << 20)])
+def test_pieces_grow_with_the_model_and_its_manifest_stays_possible(parameters: float, piece_bytes: int) -> None:
+    state_bytes = int(4 * parameters)
+    assert plan.piece_bytes_for(state_bytes) == piece_bytes
+    assert state_bytes / piece_bytes * HASH_BYTES < MAX_MANIFEST_BYTES
+    assert state_bytes < 1e9 or state_bytes / 290 / piece_bytes > 24

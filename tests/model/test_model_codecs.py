@@ -286,7 +286,7 @@ def test_in_place_is_the_same_step() -> None:
 @pytest.mark.parametrize(
     ("text", "config"),
     [
-        ("covenant", CompressionConfig("covenant")),
+        ("covenant", CompressionConfig("covenant", error_feedback_decay=0.95)),
         ("row1", CompressionConfig()),
         ("row1:32", CompressionConfig("row1", kept_per_chunk=128)),
         ("row1:256", CompressionConfig("row1", kept_per_chunk=16)),

@@ -117,11 +117,12 @@ class Agenda:
         for other in self._flights:
             for ask, seconds in self._waits(other, now) if other != holder else ():
                 wanted = self._wanted.get(ask.blob_id)
-                if wanted is None or seconds <= longest[0] or not self._has_room(holder, ask.size_bytes, ask.priority):
-                    continue
                 here_seconds = window.seconds_for(window.in_flight_bytes + ask.size_bytes)
                 gain = seconds > here_seconds * _TAKEOVER_GAIN + _TAKEOVER_MARGIN_SECONDS
-                if gain and wanted.schedule.may_take_over(holder, other, ask.piece):
+                if wanted is None or seconds <= longest[0] or not gain:
+                    continue
+                may = wanted.schedule.may_take_over(holder, other, ask.piece)
+                if may and self._has_room(holder, ask.size_bytes, ask.priority):  # last: it is the dearest to find out
                     longest = (seconds, other, ask)
         _, slower, waiting = longest
         if slower is None or waiting is None:

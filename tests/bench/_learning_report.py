@@ -129,10 +129,10 @@ def curves(cells: Sequence[Cell], results: dict[str, Result]) -> str:
         best.setdefault(cell.rule, cell)
     lines = [
         Line(
-            f"{cell.rule} α={cell.alpha:g} β={cell.decay:g}" if cell.rule in CODECS else cell.rule,
+            f"{cell.rule} {cell.alpha:g}/{cell.decay:g}" if cell.rule in CODECS else cell.rule,
             [(tokens / 1e6, loss) for tokens, loss in results[cell.key]["curve"]],
             strong=cell.rule == OURS[0],
         )
         for cell in best.values()
     ]
-    return plot(lines, title=f"Rules at equal tokens: {drawn[0].setting}", x="million tokens", y="held-out loss")
+    return plot(lines, title=f"Rules (α/β) at equal tokens: {drawn[0].setting}", x="million tokens", y="held-out loss")

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 from arena import OpenArena, open_arena
+from hypothesis import HealthCheck, settings
 from ledger_fixture import LedgerProcess, StartLedger
 
 from covenantd import plan
+
+# how long an example takes says more of the machine than of us; CI's own profile says the same
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture

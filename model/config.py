@@ -77,7 +77,7 @@ class CompressionConfig:
     codec: str = "row1"
     chunk: int = 4096
     kept_per_chunk: int = 64
-    error_feedback_decay: float = 0.9
+    error_feedback_decay: float = OUTER["row1"][1]
     combination: str = ""  # "roster" or "senders": what a coordinate's sum is divided by; "": the codec's own
 
 

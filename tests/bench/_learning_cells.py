@@ -11,15 +11,15 @@ only the last of them. "deciding" cells are the ones from which the default foll
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from model.config import ModelConfig
+from model.config import OUTER, ModelConfig
 
 MODELS = {
     "0.5M": ModelConfig(1024, 128, 2, 4, 2, 384, 32),
     "3M": ModelConfig(1024, 256, 4, 4, 2, 640, 64),
     "10M": ModelConfig(1024, 384, 6, 6, 2, 1024, 64),
 }
-OURS = ("row1", 4.0)
-DEFAULT_DECAY = 0.9
+OURS = ("row1", OUTER["row1"][0])
+DEFAULT_DECAY = OUTER["row1"][1]
 DECAYS = (0.95, 0.9)  # what the papers have, and what was better for us in three of four settings
 SEEDS = (0, 1, 2)
 RIVALS = (("covenant", 2.0), ("templar", 1.0))  # each at the α that was best of 1, 2 and, in screening, 4; among 4
@@ -75,14 +75,13 @@ def _versus(frame: Cell) -> Iterator[Cell]:
 
 
 def _deciding() -> Iterator[Cell]:
-    for frame in FRAMES:
-        yield from _versus(frame)
-        for rule, alpha in (("covenant", 1.0), ("templar", 2.0)):
-            yield replace(frame, rule=rule, alpha=alpha)
     for seed in SEEDS:
         for frame in FRAMES:
             for decay in DECAYS:
                 yield from _versus(replace(frame, seed=seed, decay=decay))
+    for frame in FRAMES:
+        for rule, alpha in (("covenant", 1.0), ("templar", 2.0)):
+            yield replace(frame, rule=rule, alpha=alpha)
     yield from _references()
     yield from _remedies()
 
@@ -112,7 +111,7 @@ def _references() -> Iterator[Cell]:
     for frame in FRAMES[1:]:
         for rule, alpha in (("row1", 8.0), ("covenant", 4.0), ("templar", 0.5)):
             yield replace(frame, rule=rule, alpha=alpha)
-    for seed in SEEDS:  # among eight it is better there than at 1
+    for seed in SEEDS[1:]:  # among eight it is better there than at 1
         yield replace(FRAMES[2], rule="templar", alpha=0.5, seed=seed)
 
 

@@ -49,7 +49,11 @@ __all__ = ["P2pdSettings", "P2pdStream", "P2pdTransport", "open_p2pd"]
 _log = logging.getLogger(__name__)
 _MAX_STREAM_INFO_BYTES = 4096
 _ADDRESSES_SECONDS = 60.0
-_RELAY_STARTS = 5
+_RELAY_STARTS = 20
+_SMALL_RELAY = (
+    "in %d starts p2pd took libp2p's smallest relay limits (128 KiB and two minutes a circuit): peers behind a NAT "
+    "find each other through us but get no contributions; start the daemon again, without GOMAXPROCS if it is set"
+)
 
 
 class P2pdStream:
@@ -264,8 +268,10 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
         check_port_free(settings.listen_host, settings.listen_port)
     for left in reversed(range(_RELAY_STARTS if settings.relay_service else 1)):
         async with _running(settings) as transport:
-            if left and not await _relays_in_earnest(transport, settings):
-                continue
+            if settings.relay_service and not await _relays_in_earnest(transport, settings):
+                if left:
+                    continue
+                _log.error(_SMALL_RELAY, _RELAY_STARTS)
             yield transport
             return
 

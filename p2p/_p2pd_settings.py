@@ -41,6 +41,7 @@ class P2pdSettings:
 
 def p2pd_arguments(settings: P2pdSettings, directory: Path) -> list[str]:
     protocol = "ip6" if ":" in settings.listen_host else "ip4"
+    public_relay = settings.relay_service and not settings.relays
     arguments = {
         "listen": f"/unix{directory}/control",
         "id": settings.identity,
@@ -50,8 +51,9 @@ def p2pd_arguments(settings: P2pdSettings, directory: Path) -> list[str]:
         "tls": 0,
         "noise": 1,
         # libp2p's DHT finds the addresses of peers that hivemind's DHT names by id alone. No -b: with it,
-        # p2pd exits when no bootstrap answers.
-        "dhtServer": 1,
+        # p2pd exits when no bootstrap answers. A public relay's is a server too, which it says once p2pd runs and not
+        # before: see p2pd_environment.
+        ("dht" if public_relay else "dhtServer"): 1,
         # Who has relays counts as unreachable, or its autorelay waits for strangers to say so; and only without
         # discovery does it ask the relays it is told. A relay counts as reachable, or p2pd never starts the relay
         # service that has the limits below.
@@ -59,7 +61,7 @@ def p2pd_arguments(settings: P2pdSettings, directory: Path) -> list[str]:
         "autoRelay": int(bool(settings.relays)),
         "relayDiscovery": 0,
         "forceReachabilityPrivate": int(bool(settings.relays)),
-        "forceReachabilityPublic": int(settings.relay_service and not settings.relays),
+        "forceReachabilityPublic": int(public_relay),
         "relayService": int(settings.relay_service),
         "relayDataLimit": RELAY_CIRCUIT_BYTES,
         "relayTimeLimit": f"{RELAY_CIRCUIT_SECONDS}s",
@@ -77,9 +79,10 @@ def p2pd_environment(settings: P2pdSettings) -> dict[str, str]:
     """What a Go program needs and no more: the daemon's environment may hold secrets.
 
     p2pd starts two relay services, in a goroutine the one with our limits and by itself one with libp2p's smallest (128
-    KiB and two minutes a circuit), and whichever comes second counts. With one processor that is always ours; with
-    more, one time in two. A relay that must pass on more than a core can sets GOMAXPROCS itself, and has our trial
-    choose.
+    KiB and two minutes a circuit), and whichever comes second counts. With one processor that is ours, if p2pd does not
+    wait for anything between the two, as it does for a DHT that is a server at once (ours one time in four then). With
+    more processors it is by chance, one time in two to thirteen: a relay that must pass on more than a core can sets
+    GOMAXPROCS itself, and has our trial choose.
     """
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "GOMAXPROCS", "GOGC") if name in os.environ}
     one = {"GOMAXPROCS": "1"} if settings.relay_service else {}

@@ -16,8 +16,9 @@ import pytest
 import trio
 
 from p2p import wire
+from p2p._circuit import reserve
 from p2p._p2pd import P2pdSettings, P2pdTransport, open_p2pd
-from p2p._p2pd_settings import near_addresses, p2pd_arguments, p2pd_environment
+from p2p._p2pd_settings import RELAY_CIRCUIT_BYTES, near_addresses, p2pd_arguments, p2pd_environment
 from p2p.errors import (
     IdentityError,
     PeerUnreachable,
@@ -288,7 +289,9 @@ def test_what_p2pd_is_told_of_relays(tmp_path: Path) -> None:
 
     behind = {"-relay=1", "-autoRelay=1", "-relayDiscovery=0", "-forceReachabilityPrivate=1", "-autonat=1"}
     assert behind | {"-trustedRelays=/ip4/1.2.3.4/tcp/1/p2p/X"} <= told(relays=("/ip4/1.2.3.4/tcp/1/p2p/X",))
-    assert {"-relay=1", "-relayService=1", "-forceReachabilityPublic=1"} <= told(relay_service=True)
+    public = {"-relay=1", "-relayService=1", "-forceReachabilityPublic=1", "-dht=1"}
+    assert public <= told(relay_service=True)
+    assert not public & told() and "-dhtServer=1" in told()
     assert {"-relay=0", "-relayService=0", "-autonat=1", "-natPortMap=0"} <= told()
     assert {"-autonat=0", "-natPortMap=1"} <= told(hole_punching=False, nat_port_map=True)
 
@@ -303,6 +306,37 @@ def test_a_relay_has_one_processor_unless_its_operator_says_more(
     assert not {"GOMAXPROCS", "A_SECRET"} & p2pd_environment(miner).keys()
     monkeypatch.setenv("GOMAXPROCS", "4")
     assert p2pd_environment(relay)["GOMAXPROCS"] == "4"
+
+
+@pytest.mark.parametrize("_again", range(5))
+async def test_a_relay_has_our_limits_at_its_first_start_and_serves_the_dht(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _again: int
+) -> None:
+    """Five in a row: it must not be by chance, which once gave a relay for NATs too small for any contribution."""
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    monkeypatch.setattr("p2p._p2pd._RELAY_STARTS", 1)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with (
+            open_p2pd(settings(tmp_path, "a", relay_service=True)) as relay,
+            open_p2pd(settings(tmp_path, "b")) as other,
+        ):
+            await other.dial(relay.addresses[0])
+            assert (await reserve(other, relay.peer_id)).circuit_bytes == RELAY_CIRCUIT_BYTES
+            await (await other.open(relay.peer_id, "/ipfs/kad/1.0.0")).aclose()  # only a server speaks it
+
+
+async def test_a_relay_that_never_takes_our_limits_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def small(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr("p2p._p2pd._relays_in_earnest", small)
+    monkeypatch.setattr("p2p._p2pd._RELAY_STARTS", 2)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with open_p2pd(settings(tmp_path, "a", relay_service=True)) as relay:
+            assert relay.peer_id
+    assert "in 2 starts p2pd took libp2p's smallest relay limits" in caplog.text
 
 
 async def test_a_relay_that_announces_other_addresses_is_tried_where_it_listens(

@@ -49,6 +49,7 @@ class Dealing:
         self._owner = numpy.zeros(pieces, numpy.int64)
         self._progress: dict[str, Progress] = {}
         self._idle: set[str] = set()  # are dealt nothing any more
+        self._odds: dict[str, NDArray[numpy.float64]] = {}  # of watchers, drawn once
         self._dealt_at = -math.inf
         self._begun_at = self._progress_at = math.inf  # not yet
         self._late_at = math.inf
@@ -62,6 +63,7 @@ class Dealing:
         if math.isinf(self._begun_at) or (worths and not self._owners):
             self._begun_at = self._progress_at = now
         self._progress = {peer: self._progress.get(peer, Progress(now, self._count)) for peer in worths}
+        self._odds = {peer: odds for peer, odds in self._odds.items() if peer in worths}
         before = {peer: self._owner == place for peer, place in self._owners.items()}
         self._dealt_at, self._owners = now, {peer: place for place, peer in enumerate(sorted(worths))}
         if worths:
@@ -113,9 +115,11 @@ class Dealing:
     def _idles(self, peer: str, now: float) -> bool:
         """It would have had several turns since it had one, and has something to take."""
         progress = self._progress[peer]
+        if now - progress.at <= IDLE_SECONDS:
+            return False
         turns = min(2 * len(self._owners), len(self._left) // 4)
         waits = bool(((self._owner == self._owners[peer]) & ~self._left).any())
-        return waits and now - progress.at > IDLE_SECONDS and self._count - progress.left >= turns
+        return waits and self._count - progress.left >= turns
 
     def _weights(self, worths: Mapping[str, float]) -> list[tuple[str, float]]:
         most = max(worths.values())
@@ -123,9 +127,12 @@ class Dealing:
 
     def _scores(self, peer: str, weight: float) -> NDArray[numpy.float64]:
         """The highest score has the piece. When watchers come and go, and weights change, few pieces change hands."""
-        seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
-        chances = default_rng(seed).random(len(self._left))
-        return weight / -numpy.log(numpy.maximum(chances, 1e-12))
+        odds = self._odds.get(peer)
+        if odds is None:
+            seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
+            chances = default_rng(seed).random(len(self._left))
+            odds = self._odds[peer] = 1 / -numpy.log(numpy.maximum(chances, 1e-12))
+        return weight * odds
 
 
 def relative_worth(worth: float, most: float) -> float:

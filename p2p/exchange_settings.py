@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from p2p.manifest import MAX_MANIFEST_BYTES
 
-PROTOCOL = "/covenantd/exchange/2"
+PROTOCOL = "/covenantd/exchange/3"
 MAX_MANIFEST_FRAME_BYTES = MAX_MANIFEST_BYTES + (128 << 10)  # the largest manifest, its bitmap, field names
 
 Offload = Callable[..., Awaitable[Any]]

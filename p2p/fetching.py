@@ -235,7 +235,7 @@ class Fetching:
         for blob_id, download in self.downloads.items():
             if holder in download.offers and download.filling.work is None and self._may_ask_manifest(download, now):
                 download.manifest_asked = (holder, now)
-                return ManifestAsk(blob_id)
+                return ManifestAsk(blob_id, download.priority)
         ask = self._agenda.next_for(holder, now)
         if ask is not None and ask.instead_of in self._sessions:
             self._sessions[ask.instead_of].cancel(ask.blob_id, ask.piece)

@@ -1,7 +1,7 @@
 """Which pieces we have, told to those who watch as they come."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -14,40 +14,46 @@ from p2p.wire import ByteStream, Fields, send_frame
 
 MAX_WATCHED = 2048
 _FRAME_BYTES = 256 << 10
-_ITEM_BYTES = 80  # of news of one blob besides the bitmap
+_ITEM_BYTES = 10  # of news of one blob besides the bitmap
 _EXCESS_FACTOR = 4.0  # of the rate that news come at
 
 
 class Watch:
     """What one requester wants to hear of, and what it has not heard yet."""
 
-    def __init__(self, peer: PeerId, blob_ids: Iterable[str]) -> None:
+    def __init__(self, peer: PeerId, blob_ids: Sequence[str], number: int) -> None:
         self.peer = peer
         self.news = trio.Event()
-        self._blob_ids: frozenset[str] = frozenset()
+        self.list = number
+        self._places: dict[str, int] = {}
         self._fresh: set[str] = set()
         self.told: dict[str, bytes | None] = {}
-        self.follow(blob_ids)
+        self.follow(blob_ids, number)
 
-    def follow(self, blob_ids: Iterable[str]) -> None:
-        wanted = frozenset(blob_ids)
-        self._fresh = (self._fresh & wanted) | (wanted - self._blob_ids)
-        self._blob_ids = wanted
+    def follow(self, blob_ids: Sequence[str], number: int) -> None:
+        before, self._places = self._places, {blob_id: place for place, blob_id in enumerate(blob_ids)}
+        self.list = number
+        wanted = self._places.keys()
+        self._fresh = (self._fresh & wanted) | (wanted - before.keys())
         self.told = {blob_id: bitmap for blob_id, bitmap in self.told.items() if blob_id in wanted}
         if self._fresh:
             self.news.set()
 
     def follows(self, blob_id: str) -> bool:
-        return blob_id in self._blob_ids
+        return blob_id in self._places
+
+    def place(self, blob_id: str) -> int | None:
+        """In the newest list."""
+        return self._places.get(blob_id)
 
     def tell(self, blob_id: str) -> None:
-        if blob_id in self._blob_ids:
+        if blob_id in self._places:
             self._fresh.add(blob_id)
             self.news.set()
 
     def take(self) -> set[str]:
         """What there may be news of; all of it if nothing was told: the store changes by other hands, too."""
-        fresh, self._fresh = self._fresh or set(self._blob_ids), set()
+        fresh, self._fresh = self._fresh or set(self._places), set()
         self.news = trio.Event()
         return fresh
 
@@ -66,8 +72,8 @@ class Notices:
         return {watch.peer for watch in self._watches if watch.follows(blob_id)}
 
     @contextmanager
-    def watching(self, peer: PeerId, blob_ids: Iterable[str]) -> Iterator[Watch]:
-        watch = Watch(peer, blob_ids)
+    def watching(self, peer: PeerId, blob_ids: Sequence[str], number: int) -> Iterator[Watch]:
+        watch = Watch(peer, blob_ids, number)
         self._watches.add(watch)
         try:
             yield watch
@@ -87,27 +93,30 @@ async def push_news(
         sent_bytes = 0
         for frame in _frames(watch, bitmap):
             if frame or trio.current_time() - said_at >= settings.update_wait_seconds:
-                await send_frame(stream, {"news": frame})
+                await send_frame(stream, {"news": frame, "list": watch.list})
                 said_at = trio.current_time()
             sent_bytes += sum(len(bits or b"") for _, bits in frame)
         await trio.sleep(max(settings.news_seconds, sent_bytes / settings.news_bytes_per_second))
 
 
-def _frames(watch: Watch, bitmap: Callable[[str, PeerId], bytes | None]) -> Iterator[list[tuple[str, bytes | None]]]:
-    """At least one: an empty one is a sign of life."""
-    frame: list[tuple[str, bytes | None]] = []
+def _frames(watch: Watch, bitmap: Callable[[str, PeerId], bytes | None]) -> Iterator[list[tuple[int, bytes | None]]]:
+    """At least one: an empty one is a sign of life. Each is of the list that is the newest when it is taken."""
+    frame: list[tuple[int, bytes | None]] = []
     frame_bytes = 0
     for blob_id in watch.take():
+        if frame_bytes > _FRAME_BYTES:
+            yield frame
+            frame, frame_bytes = [], 0
+        place = watch.place(blob_id)
+        if place is None:
+            continue  # another list came meanwhile
         bits = bitmap(blob_id, watch.peer)
         if bits and not any(bits):
             bits = None  # it has pieces, and none is here
         if watch.told.get(blob_id) == bits:
             continue
         watch.told[blob_id] = bits
-        if frame_bytes > _FRAME_BYTES:
-            yield frame
-            frame, frame_bytes = [], 0
-        frame.append((blob_id, bits))
+        frame.append((place, bits))
         frame_bytes += len(bits or b"") + _ITEM_BYTES
     yield frame
 

@@ -38,7 +38,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class WatchList:
+    """News name a blob by its place in it. `number`: the requester's own, which news of it repeat."""
+
     blob_ids: tuple[str, ...]
+    number: int
 
 
 class Hello: ...
@@ -64,7 +67,7 @@ def parse_request(message: object) -> Request:
     if fields.has("piece"):
         return PieceRequest(fields.number("piece", 0, 2**32), _blob_id(fields, "of") if fields.has("of") else None)
     if fields.has("watch"):
-        return WatchList(tuple(watched_ids(fields)))
+        return WatchList(tuple(watched_ids(fields)), fields.number("list", 0, 2**32))
     if fields.has("hello"):
         return Hello()
     if fields.flag("done"):

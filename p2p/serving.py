@@ -6,9 +6,10 @@
     {"cancel": index, "of": id}  ->  nothing; if the piece's turn has not come yet, its frame will be empty
     {"hello": true}              ->  {"ok": true}
     {"done": true}               ->  {"ok": true}; then the requester closes
-    {"watch": [id, ...]}         ->  {"news": [[id, bitmap or nil], ...]} from now on, about those of them that
-                                     changed, and an empty one now and then as a sign of life. The requester may
-                                     send another list. Nothing else is answered on that stream any more
+    {"watch": [id, ...], "list": n}  ->  {"news": [[place in list n, bitmap or nil], ...], "list": n} from now on,
+                                     about those of them that changed, and an empty one now and then as a sign of life.
+                                     The requester may send another list. Nothing else is answered on that stream any
+                                     more
 
 Who comes when we are at a limit reads {"busy": true}. Requests may be sent ahead of the answers. Every piece is its
 own acknowledgement: its length is told and its hash is in the manifest, so who got it whole knows without a word from
@@ -195,14 +196,14 @@ class Serving:
         return b""
 
     async def _push_news(self, peer: PeerId, stream: Charged, request: WatchList, queue: Queue) -> None:
-        with self._notices.watching(peer, request.blob_ids) as watch:
+        with self._notices.watching(peer, request.blob_ids, request.number) as watch:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(push_news, stream, watch, self._bitmap, self._settings)
                 while not queue.ended:
                     while queue.requests:
                         newer = queue.requests.popleft()
                         assert isinstance(newer, WatchList)
-                        watch.follow(newer.blob_ids)
+                        watch.follow(newer.blob_ids, newer.number)
                     queue.wake()
                     await queue.changed.wait()
                 nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ import trio
 
 from p2p.agenda import Ask
 from p2p.errors import Busy, ProtocolViolation, TransportTimeout
-from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
+from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings
 from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED, Patience
 from p2p.protocols import PeerId, Stream, Transport
@@ -35,6 +35,7 @@ _TAIL_BYTES = 8 << 10  # of a frame are not waited for
 _LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
 _PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
+_MAX_LISTS = 8  # to watch, of which news may still be under way
 _REMEMBERED_BYTES = 1 << 20  # of bitmaps a holder told us; what is more is as if not told
 
 
@@ -59,6 +60,7 @@ class Desk(Protocol):
 @dataclass(frozen=True)
 class ManifestAsk:
     blob_id: str
+    priority: int
 
 
 class Hello:
@@ -121,6 +123,9 @@ class Session:
         self._progress_bytes = 0
         self._nursery: trio.Nursery | None = None
         self._asked_to_watch: frozenset[str] = frozenset()  # the holder knows what it told us of these
+        self._lists: dict[int, list[str]] = {}  # told the holder, by number; of older ones nothing can come any more
+        self._lists_told = 0
+        self._list_settled = trio.Event()
         self._watching_changed = trio.Event()
         self._woken = trio.Event()
 
@@ -199,7 +204,7 @@ class Session:
                     continue
                 if isinstance(what, Ask):
                     await self._desk.may_receive(what)
-                lane = await self._lane(nursery, what.priority if isinstance(what, Ask) else Priority.CONTROL)
+                lane = await self._lane(nursery, what.priority)
                 if self.waits_since() is None:
                     self.useful_at = trio.current_time()
                 await lane.ask(what)
@@ -230,8 +235,9 @@ class Session:
                     answer = Fields(await receive_frame(heard, MAX_FRAME_BYTES))
                     if answer.has("busy"):
                         raise Busy(f"{self.holder} is busy")
+                    blob_ids = self._list(answer.number("list", 0, 2**32))
                     for item in answer.items("news", MAX_WATCHED):
-                        self._take_news(item)
+                        self._take_news(item, blob_ids)
         finally:
             await _close(stream)
 
@@ -239,10 +245,21 @@ class Session:
         self._desk.overheard(size_bytes)
         self._patience.heard(size_bytes, len(self.watched))
 
-    def _take_news(self, item: object) -> None:
+    def _list(self, number: int) -> list[str]:
+        """What news of that list are about. Raises ProtocolViolation."""
+        if number not in self._lists:
+            raise ProtocolViolation("news of a list that was not asked for, or of one before the last")
+        for older in [one for one in self._lists if one < number]:
+            del self._lists[older]
+            self._list_settled.set()
+        return self._lists[number]
+
+    def _take_news(self, item: object, blob_ids: list[str]) -> None:
         match item:
-            case [str(blob_id), bytes() | None as bitmap] if len(bitmap or b"") <= MAX_BITMAP_BYTES:
-                self._desk.take_news(self.holder, blob_id, bitmap)
+            case [int(place), bytes() | None as bitmap] if (
+                0 <= place < len(blob_ids) and len(bitmap or b"") <= MAX_BITMAP_BYTES
+            ):
+                self._desk.take_news(self.holder, blob_ids[place], bitmap)
             case _:
                 raise ProtocolViolation("news that are none")
 
@@ -251,8 +268,16 @@ class Session:
             self._watching_changed = trio.Event()
             self._asked_to_watch = self.watched
             self.have = {blob_id: bitmap for blob_id, bitmap in self.have.items() if blob_id in self.watched}
-            await send_frame(stream, {"watch": sorted(self.watched)})
+            await send_frame(stream, self._next_list())
             await self._watching_changed.wait()
+            while len(self._lists) >= _MAX_LISTS:
+                self._list_settled = trio.Event()  # it has not spoken since: it is silent, or slow
+                await self._list_settled.wait()
+
+    def _next_list(self) -> dict[str, object]:
+        self._lists_told += 1
+        blob_ids = self._lists[self._lists_told] = sorted(self.watched)
+        return {"watch": blob_ids, "list": self._lists_told}
 
     async def _watch_over(self) -> None:
         """Signs of life come on the stream of news; when neither they nor pieces do, the holder is gone."""

@@ -71,8 +71,8 @@ async def impostor(swarm: Swarm, name: str, manifest: Manifest, piece, have: byt
                 offer = {"manifest": manifest.as_message(), "have": have or full_bitmap(manifest.pieces)}
                 await send_frame(stream, offer)
             elif "watch" in request:
-                news = [[blob_id, have or full_bitmap(manifest.pieces)] for blob_id in request["watch"]]
-                await send_frame(stream, {"news": news})
+                news = [[place, have or full_bitmap(manifest.pieces)] for place in range(len(request["watch"]))]
+                await send_frame(stream, {"news": news, "list": request["list"]})
             elif "piece" in request:
                 await send_bytes(stream, piece(request["piece"]))
             else:
@@ -232,10 +232,10 @@ async def test_a_holder_that_serves_many_is_not_asked_in_vain(swarm, autojump_cl
                 manifest = a.store.manifest(blob_id).as_message()
                 await send_frame(stream, {"manifest": manifest, "have": full_bitmap(3)})
             elif "watch" in request:
-                await send_frame(stream, {"news": [[blob_id, full_bitmap(3)]]})
+                await send_frame(stream, {"news": [[0, full_bitmap(3)]], "list": request["list"]})
                 while True:
                     await trio.sleep(1)
-                    await send_frame(stream, {"news": []})
+                    await send_frame(stream, {"news": [], "list": request["list"]})
             else:
                 await send_frame(stream, {"ok": True})
 
@@ -269,7 +269,8 @@ async def test_a_forged_manifest_is_a_lie(swarm, autojump_clock, change):
         while True:
             request = await receive_frame(stream)
             if "watch" in request:
-                await send_frame(stream, {"news": [[blob_id, b"\3"] for blob_id in request["watch"]]})
+                news = [[place, b"\3"] for place in range(len(request["watch"]))]
+                await send_frame(stream, {"news": news, "list": request["list"]})
             else:
                 await send_frame(stream, {"manifest": forged, "have": b"\3"} if "want" in request else {"ok": True})
 
@@ -365,8 +366,8 @@ async def test_withholding_takes_effect_on_open_streams(swarm, autojump_clock):
         a.exchange.withhold(blob_id)
         await send_frame(stream, {"piece": 0})
         assert await receive_bytes(stream, PIECE) == b""
-        await send_frame(stream, {"watch": [blob_id]})
-        assert await receive_frame(stream) == {"news": []}  # nothing to tell
+        await send_frame(stream, {"watch": [blob_id], "list": 7})
+        assert await receive_frame(stream) == {"news": [], "list": 7}  # nothing to tell
 
 
 async def test_a_deadline_keeps_what_came_and_a_restart_goes_on(swarm, autojump_clock):

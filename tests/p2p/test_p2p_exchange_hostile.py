@@ -33,7 +33,7 @@ async def test_requests_that_wait_take_little_memory(swarm, autojump_clock):
             for index in range(200):  # nobody reads them
                 await send_frame(stream, {"piece": index, "of": blob_id})
             for _ in range(40):
-                await send_frame(stream, {"watch": IDS})
+                await send_frame(stream, {"watch": IDS, "list": 1})
         held_bytes, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held_bytes < 4 << 20
@@ -42,7 +42,12 @@ async def test_requests_that_wait_take_little_memory(swarm, autojump_clock):
 
 @pytest.mark.parametrize(
     "frames",
-    [[{"want": "a" * 64, "padding": b"x" * 2000}], [{"watch": IDS}, {"hello": True}], [{"hello": True, "x": IDS}]],
+    [
+        [{"want": "a" * 64, "padding": b"x" * 2000}],
+        [{"watch": IDS, "list": 1}, {"hello": True}],
+        [{"watch": IDS}],
+        [{"hello": True, "x": IDS}],
+    ],
 )
 async def test_long_requests_but_lists_and_questions_after_a_list_are_violations(swarm, autojump_clock, frames):
     a = await swarm.peer("A")
@@ -59,9 +64,9 @@ async def test_a_peer_may_watch_on_few_streams(swarm, autojump_clock):
     a = await swarm.peer("A", watches_per_peer=1)
     for blob_ids in (IDS, IDS[:1]):
         async with conversation(swarm, "A") as first, conversation(swarm, "A") as second:
-            await send_frame(first, {"watch": blob_ids})
+            await send_frame(first, {"watch": blob_ids, "list": 1})
             assert "news" in await receive_frame(first)
-            await send_frame(second, {"watch": blob_ids})
+            await send_frame(second, {"watch": blob_ids, "list": 1})
             assert await receive_frame(second) == {"busy": True}
         await trio.sleep(10)
     assert not a.violations
@@ -94,19 +99,21 @@ def holder_that(swarm: Swarm, name: str, manifest, have: bytes, give):
     """A holder that tells of `have` and lets `give(stream, piece, number of its stream)` answer for pieces."""
     streams = count()
 
-    async def signs_of_life(stream):
+    async def signs_of_life(stream, lists):
         while True:
             await trio.sleep(2)
-            await send_frame(stream, {"news": []})
+            await send_frame(stream, {"news": [], "list": lists[-1]})
 
     async def handler(stream):
-        number = next(streams)
+        number, lists = next(streams), []
         async with trio.open_nursery() as lives:
             while True:
                 request = await receive_frame(stream)
                 if "watch" in request:
-                    await send_frame(stream, {"news": [[blob_id, have] for blob_id in request["watch"]]})
-                    lives.start_soon(signs_of_life, stream)
+                    lists.append(request["list"])
+                    news = [[place, have] for place in range(len(request["watch"]))]
+                    await send_frame(stream, {"news": news, "list": request["list"]})
+                    lives.start_soon(signs_of_life, stream, lists)
                 elif "want" in request:
                     await send_frame(stream, {"manifest": manifest.as_message(), "have": have})
                 elif "piece" in request:
@@ -181,11 +188,11 @@ async def test_a_holder_cannot_make_us_remember_much_of_blobs_we_know_nothing_of
         request = await receive_frame(stream)
         if "watch" not in request:
             await trio.sleep_forever()
-        for blob_id in request["watch"]:
-            await send_frame(stream, {"news": [[blob_id, bytes(60_000)]]})
+        for place, blob_id in enumerate(request["watch"]):
+            await send_frame(stream, {"news": [[place, bytes(60_000)]], "list": request["list"]})
             told.append(blob_id)
         await trio.sleep(1)
-        await send_frame(stream, {"news": [[request["watch"][0], bytes(70_000)]]})
+        await send_frame(stream, {"news": [[0, bytes(70_000)]], "list": request["list"]})
         await trio.sleep_forever()
 
     await swarm.network.transport("teller").handle(PROTOCOL, handler)
@@ -280,7 +287,7 @@ async def test_a_holder_that_never_stops_telling_is_left(swarm, autojump_clock, 
         request = await receive_frame(stream)
         if "watch" in request:
             for _ in range(frames):
-                await send_frame(stream, {"news": [[blob_id, bytes(4)]], "x": bytes(60_000)})
+                await send_frame(stream, {"news": [[0, bytes(4)]], "list": request["list"], "x": bytes(60_000)})
                 await trio.sleep(0.01)
         await trio.sleep_forever()
 
@@ -290,3 +297,65 @@ async def test_a_holder_that_never_stops_telling_is_left(swarm, autojump_clock, 
         await trio.sleep(8)
         assert [peer for peer, _ in c.violations] == ["teller"] * is_violation
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        {"news": []},
+        {"news": [[1, b"\3"]], "list": 1},  # of one blob
+        {"news": [[-1, b"\3"]], "list": 1},
+        {"news": [["a" * 64, b"\3"]], "list": 1},
+        {"news": [], "list": 2},  # which nobody asked for
+        {"news": [], "list": 0},
+    ],
+)
+async def test_news_of_no_list_or_of_no_place_in_it_are_violations(swarm, autojump_clock, news):
+    a, c = await swarm.peer("A", Link(0.5)), await swarm.peer("C")
+    blob_id = a.give(content(2))
+
+    async def handler(stream):
+        request = await receive_frame(stream)
+        if "watch" in request:
+            await send_frame(stream, news)
+        await trio.sleep_forever()
+
+    await swarm.network.transport("teller").handle(PROTOCOL, handler)
+    assert await c.fetch(blob_id, "teller", "A") == content(2)
+    assert [peer for peer, _ in c.violations] == ["teller"]
+
+
+async def test_news_are_of_the_list_they_name(swarm, autojump_clock):
+    """Another blob is wanted while news of the first list are under way: their places are those of that list."""
+    a, c = await swarm.peer("A"), await swarm.peer("C")
+    blobs = sorted(((a.give(content(pieces)), pieces) for pieces in (2, 3)), reverse=True)  # the second goes in front
+    manifests = {blob_id: a.store.manifest(blob_id) for blob_id, _ in blobs}
+
+    async def handler(stream):
+        while True:
+            request = await receive_frame(stream)
+            if "watch" in request:
+                if len(request["watch"]) == 2:
+                    first = {"news": [[0, full_bitmap(blobs[0][1])]], "list": request["list"] - 1}
+                    await send_frame(stream, first)
+                    both = [[place, full_bitmap(manifests[one].pieces)] for place, one in enumerate(request["watch"])]
+                    await send_frame(stream, {"news": both, "list": request["list"]})
+            elif "want" in request:
+                manifest = manifests[request["want"]]
+                have = full_bitmap(manifest.pieces)
+                await send_frame(stream, {"manifest": manifest.as_message(), "have": have})
+            elif "piece" in request:
+                await send_bytes(stream, a.store.read_piece(request["of"], request["piece"]))
+            else:
+                await send_frame(stream, {"ok": True})
+
+    await swarm.network.transport("holder").handle(PROTOCOL, handler)
+    async with trio.open_nursery() as nursery:
+        for blob_id, pieces in blobs:
+            nursery.start_soon(lambda b=blob_id, p=pieces: _fetched(c, b, content(p)))
+            await trio.sleep(1)
+    assert not c.violations
+
+
+async def _fetched(peer, blob_id, expected):
+    assert await peer.fetch(blob_id, "holder") == expected

@@ -17,6 +17,7 @@ from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSe
 from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED, Patience
 from p2p.protocols import PeerId, Stream, Transport
+from p2p.watchlists import WatchLists
 from p2p.wire import (
     MAX_FRAME_BYTES,
     Fields,
@@ -35,7 +36,6 @@ _TAIL_BYTES = 8 << 10  # of a frame are not waited for
 _LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
 _LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
 _PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
-_MAX_LISTS = 8  # to watch, of which news may still be under way
 _REMEMBERED_BYTES = 1 << 20  # of bitmaps a holder told us; what is more is as if not told
 
 
@@ -123,9 +123,7 @@ class Session:
         self._progress_bytes = 0
         self._nursery: trio.Nursery | None = None
         self._asked_to_watch: frozenset[str] = frozenset()  # the holder knows what it told us of these
-        self._lists: dict[int, list[str]] = {}  # told the holder, by number; of older ones nothing can come any more
-        self._lists_told = 0
-        self._list_settled = trio.Event()
+        self._lists = WatchLists()
         self._watching_changed = trio.Event()
         self._woken = trio.Event()
 
@@ -235,7 +233,7 @@ class Session:
                     answer = Fields(await receive_frame(heard, MAX_FRAME_BYTES))
                     if answer.has("busy"):
                         raise Busy(f"{self.holder} is busy")
-                    blob_ids = self._list(answer.number("list", 0, 2**32))
+                    blob_ids = self._lists.named(answer.number("list", 0, 2**32))
                     for item in answer.items("news", MAX_WATCHED):
                         self._take_news(item, blob_ids)
         finally:
@@ -244,15 +242,6 @@ class Session:
     def _overheard(self, size_bytes: int) -> None:
         self._desk.overheard(size_bytes)
         self._patience.heard(size_bytes, len(self.watched))
-
-    def _list(self, number: int) -> list[str]:
-        """What news of that list are about. Raises ProtocolViolation."""
-        if number not in self._lists:
-            raise ProtocolViolation("news of a list that was not asked for, or of one before the last")
-        for older in [one for one in self._lists if one < number]:
-            del self._lists[older]
-            self._list_settled.set()
-        return self._lists[number]
 
     def _take_news(self, item: object, blob_ids: list[str]) -> None:
         match item:
@@ -268,16 +257,9 @@ class Session:
             self._watching_changed = trio.Event()
             self._asked_to_watch = self.watched
             self.have = {blob_id: bitmap for blob_id, bitmap in self.have.items() if blob_id in self.watched}
-            await send_frame(stream, self._next_list())
+            await send_frame(stream, self._lists.next(self.watched))
             await self._watching_changed.wait()
-            while len(self._lists) >= _MAX_LISTS:
-                self._list_settled = trio.Event()  # it has not spoken since: it is silent, or slow
-                await self._list_settled.wait()
-
-    def _next_list(self) -> dict[str, object]:
-        self._lists_told += 1
-        blob_ids = self._lists[self._lists_told] = sorted(self.watched)
-        return {"watch": blob_ids, "list": self._lists_told}
+            await self._lists.room()
 
     async def _watch_over(self) -> None:
         """Signs of life come on the stream of news; when neither they nor pieces do, the holder is gone."""

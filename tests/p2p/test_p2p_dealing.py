@@ -82,7 +82,7 @@ async def test_an_origin_sends_each_piece_once_before_any_twice(nursery, tmp_pat
     (a.directory / "new").write_bytes(content(200))
     blob_id = await a.exchange.adopt(a.directory / "new", PIECE)
     start = trio.current_time()
-    with a.exchange._serving.dealings._notices.watching("dead", [blob_id] if dead else []):
+    with a.exchange._serving.dealings._notices.watching("dead", [blob_id] if dead else [], 1):
         async with trio.open_nursery() as fetches:
             for one in receivers:
                 names = ["A", *(other.name for other in receivers if other is not one)]
@@ -147,7 +147,7 @@ async def test_strangers_are_dealt_nothing_and_hold_nothing_back(nursery, tmp_pa
     (a.directory / "new").write_bytes(content(200))
     blob_id = await a.exchange.adopt(a.directory / "new", PIECE)
     dealings = a.exchange._serving.dealings
-    with dealings._notices.watching("stranger", [blob_id]):
+    with dealings._notices.watching("stranger", [blob_id], 1):
         assert not any(dealings.bitmap(blob_id, "stranger", full_bitmap(200)))
         start = trio.current_time()
         async with trio.open_nursery() as fetches:
@@ -174,7 +174,7 @@ async def test_the_rest_is_dealt_anew_while_other_news_flow(autojump_clock):
     dealings.worth = worths.__getitem__
     dealings.begin("x", 200)
     told = []
-    with notices.watching("A", ["x", "y"]) as watch, notices.watching("B", ["x"]):
+    with notices.watching("A", ["x", "y"], 1) as watch, notices.watching("B", ["x"], 1):
         for moment in range(10):
             told += [dealings.bitmap("x", "A", whole) for blob_id in watch.take() if blob_id == "x"]
             notices.notify("y")

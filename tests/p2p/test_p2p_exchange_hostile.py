@@ -8,11 +8,12 @@ import pytest
 import trio
 from test_p2p_exchange import PIECE, Swarm, content, conversation
 
-from p2p.errors import StreamClosed
+from p2p.errors import ProtocolViolation, StreamClosed
 from p2p.exchange import PROTOCOL
 from p2p.manifest import full_bitmap
 from p2p.session import Hello
 from p2p.testing import Link
+from p2p.watchlists import WatchLists
 from p2p.wire import receive_frame, send_bytes, send_frame
 
 IDS = [f"{number:064x}" for number in range(2048)]
@@ -359,3 +360,17 @@ async def test_news_are_of_the_list_they_name(swarm, autojump_clock):
 
 async def _fetched(peer, blob_id, expected):
     assert await peer.fetch(blob_id, "holder") == expected
+
+
+async def test_a_holder_that_says_nothing_is_sent_few_lists(autojump_clock):
+    lists = WatchLists()
+    with trio.move_on_after(5) as patience:
+        for number in range(100):
+            await lists.room()
+            lists.next([f"{number}"])
+    assert patience.cancelled_caught and number < 10
+    assert lists.named(number) == [f"{number - 1}"]  # numbers begin at 1
+    with pytest.raises(ProtocolViolation, match="before the last"):
+        lists.named(number - 1)
+    with trio.fail_after(1):
+        await lists.room()

@@ -80,8 +80,8 @@ def _sized(name: str, links: Sequence[Link], seconds: float) -> Case:
     scaled = tuple(replace(one, up_mbit=one.up_mbit * scale, down_mbit=one.down_mbit * scale) for one in links)
     size = int(1_000_000 * seconds / Case(name, scaled, 1_000_000, 1, scale).bound_seconds)
     # the processors, which all peers share here, pay by the piece: fewer, where there are too many peers for them
-    most_bytes = 128 << 10 if len(links) <= 12 else 256 << 10
-    piece_bytes = max(min(most_bytes, size // 24 >> 12 << 12), 16 << 10)
+    most_bytes, least_pieces = (128 << 10, 24) if len(links) <= 12 else (256 << 10, 16)
+    piece_bytes = max(min(most_bytes, size // least_pieces >> 12 << 12), 16 << 10)
     return Case(name, scaled, size, piece_bytes, scale)
 
 

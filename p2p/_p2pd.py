@@ -270,6 +270,7 @@ async def open_p2pd(settings: P2pdSettings) -> AsyncIterator[P2pdTransport]:
         async with _running(settings) as transport:
             if settings.relay_service and not await _relays_in_earnest(transport, settings):
                 if left:
+                    _log.info("p2pd took libp2p's smallest relay limits instead of ours; starting it again")
                     continue
                 _log.error(_SMALL_RELAY, _RELAY_STARTS)
             yield transport

@@ -49,7 +49,6 @@ class Dealing:
         self._owner = numpy.zeros(pieces, numpy.int64)
         self._progress: dict[str, Progress] = {}
         self._idle: set[str] = set()  # are dealt nothing any more
-        self._odds: dict[str, NDArray[numpy.float64]] = {}  # of watchers, drawn once
         self._dealt_at = -math.inf
         self._begun_at = self._progress_at = math.inf  # not yet
         self._late_at = math.inf
@@ -63,7 +62,6 @@ class Dealing:
         if math.isinf(self._begun_at) or (worths and not self._owners):
             self._begun_at = self._progress_at = now
         self._progress = {peer: self._progress.get(peer, Progress(now, self._count)) for peer in worths}
-        self._odds = {peer: odds for peer, odds in self._odds.items() if peer in worths}
         before = {peer: self._owner == place for peer, place in self._owners.items()}
         self._dealt_at, self._owners = now, {peer: place for place, peer in enumerate(sorted(worths))}
         if worths:
@@ -127,12 +125,9 @@ class Dealing:
 
     def _scores(self, peer: str, weight: float) -> NDArray[numpy.float64]:
         """The highest score has the piece. When watchers come and go, and weights change, few pieces change hands."""
-        odds = self._odds.get(peer)
-        if odds is None:
-            seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
-            chances = default_rng(seed).random(len(self._left))
-            odds = self._odds[peer] = 1 / -numpy.log(numpy.maximum(chances, 1e-12))
-        return weight * odds
+        seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
+        chances = default_rng(seed).random(len(self._left))
+        return weight / -numpy.log(numpy.maximum(chances, 1e-12))
 
 
 def relative_worth(worth: float, most: float) -> float:

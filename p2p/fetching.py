@@ -20,12 +20,13 @@ from p2p.download import Download, Source
 from p2p.errors import BlobCorrupt, BlobError, Busy, ProtocolViolation, TransportError, TransportTimeout
 from p2p.exchange_settings import ExchangeSettings, Offload
 from p2p.filling import Filling, Work
+from p2p.lane import ManifestAsk
 from p2p.limits import ByteBudget, forget_oldest
 from p2p.manifest import MAX_PIECE_BYTES, Manifest
 from p2p.pace import Cap
 from p2p.protocols import PeerId, Transport
 from p2p.reputation import Reputation
-from p2p.session import ManifestAsk, Session
+from p2p.session import Session
 from p2p.window import WindowSettings
 from p2p.wire import Fields
 
@@ -233,7 +234,11 @@ class Fetching:
     def next_ask(self, holder: PeerId) -> Ask | ManifestAsk | None:
         now = trio.current_time()
         for blob_id, download in self.downloads.items():
-            if holder in download.offers and download.filling.work is None and self._may_ask_manifest(download, now):
+            if (
+                holder in download.offers
+                and download.filling.work is None
+                and self._may_ask_manifest(download, holder, now)
+            ):
                 download.manifest_asked = (holder, now)
                 return ManifestAsk(blob_id, download.priority)
         ask = self._agenda.next_for(holder, now)
@@ -241,9 +246,12 @@ class Fetching:
             self._sessions[ask.instead_of].cancel(ask.blob_id, ask.piece)
         return ask
 
-    def _may_ask_manifest(self, download: Download, now: float) -> bool:
-        asked = download.manifest_asked
-        return asked is None or asked[0] not in self._sessions or now - asked[1] > self._settings.late_seconds
+    def _may_ask_manifest(self, download: Download, holder: PeerId, now: float) -> bool:
+        """Once of a holder: what it was asked for is on its way, or ends with the session."""
+        if download.manifest_asked is None or download.manifest_asked[0] not in self._sessions:
+            return True
+        asked, since = download.manifest_asked
+        return holder != asked and now - since > self._settings.late_seconds
 
     def take_news(self, holder: PeerId, blob_id: str, bitmap: bytes | None) -> None:
         session = self._sessions[holder]

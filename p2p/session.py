@@ -3,17 +3,16 @@
 See `p2p.serving` for the protocol. What to ask is for `Fetching` to say; here it is asked and received.
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
 from p2p.agenda import Ask
 from p2p.errors import Busy, ProtocolViolation, TransportTimeout
-from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings
+from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
+from p2p.lane import Hello, Lane, ManifestAsk
 from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED, Patience
 from p2p.protocols import PeerId, Stream, Transport
@@ -55,51 +54,6 @@ class Desk(Protocol):
     def overheard(self, size_bytes: int) -> None: ...
 
     def room_for(self, holder: PeerId, ask: Ask) -> AbstractAsyncContextManager[None]: ...
-
-
-@dataclass(frozen=True)
-class ManifestAsk:
-    blob_id: str
-    priority: int
-
-
-class Hello:
-    """The first question on a lane: a holder at a limit answers that it is busy."""
-
-
-@dataclass(eq=False)
-class Lane:
-    """One stream. What matters more has lanes of its own, so as not to wait behind what matters less."""
-
-    stream: Stream
-    priority: int
-    asked: deque[Ask | ManifestAsk | Hello] = field(default_factory=deque)  # in the order of the answers
-    asked_at: deque[float] = field(default_factory=deque)
-    asked_bytes: int = 0
-    filled: trio.Event = field(default_factory=trio.Event)
-    sending: trio.Lock = field(default_factory=trio.Lock)
-
-    async def ask(self, what: Ask | ManifestAsk | Hello) -> None:
-        self.asked.append(what)
-        self.asked_at.append(trio.current_time())
-        self.asked_bytes += what.size_bytes if isinstance(what, Ask) else 0
-        self.filled.set()
-        await self.say(_message(what))
-
-    async def say(self, message: dict[str, object]) -> None:
-        async with self.sending:
-            await send_frame(self.stream, message)
-
-    def landed(self) -> None:
-        what = self.asked.popleft()
-        self.asked_at.popleft()
-        self.asked_bytes -= what.size_bytes if isinstance(what, Ask) else 0
-
-
-def _message(what: Ask | ManifestAsk | Hello) -> dict[str, object]:
-    if isinstance(what, Ask):
-        return {"piece": what.piece, "of": what.blob_id}
-    return {"want": what.blob_id} if isinstance(what, ManifestAsk) else {"hello": True}
 
 
 class Session:
@@ -202,10 +156,15 @@ class Session:
                     continue
                 if isinstance(what, Ask):
                     await self._desk.may_receive(what)
-                lane = await self._lane(nursery, what.priority)
+                lane = await self._lane(nursery, self._lane_priority(what))
                 if self.waits_since() is None:
                     self.useful_at = trio.current_time()
                 await lane.ask(what)
+
+    def _lane_priority(self, what: Ask | ManifestAsk) -> int:
+        """A manifest opens the lane that its pieces come on, but waits behind no piece."""
+        behind = isinstance(what, ManifestAsk) and any(lane.asked_bytes for lane in self._lanes)
+        return Priority.CONTROL if behind else what.priority
 
     async def _lane(self, nursery: trio.Nursery, priority: int) -> Lane:
         lanes = [lane for lane in self._lanes if lane.priority == priority]

@@ -6,7 +6,7 @@ import trio
 
 from p2p.errors import ProtocolViolation
 
-_MAX_LISTS = 8  # of which news may still be under way
+_MAX_LISTS = 32  # of which news may still be under way
 
 
 class WatchLists:

@@ -10,8 +10,8 @@ from test_p2p_exchange import PIECE, Swarm, content, conversation
 
 from p2p.errors import ProtocolViolation, StreamClosed
 from p2p.exchange import PROTOCOL
+from p2p.lane import Hello
 from p2p.manifest import full_bitmap
-from p2p.session import Hello
 from p2p.testing import Link
 from p2p.watchlists import WatchLists
 from p2p.wire import receive_frame, send_bytes, send_frame
@@ -368,9 +368,51 @@ async def test_a_holder_that_says_nothing_is_sent_few_lists(autojump_clock):
         for number in range(100):
             await lists.room()
             lists.next([f"{number}"])
-    assert patience.cancelled_caught and number < 10
+    assert patience.cancelled_caught and number < 50
     assert lists.named(number) == [f"{number - 1}"]  # numbers begin at 1
     with pytest.raises(ProtocolViolation, match="before the last"):
         lists.named(number - 1)
     with trio.fail_after(1):
         await lists.room()
+
+
+async def test_a_manifest_waits_behind_no_piece_and_is_asked_of_a_holder_once(swarm, autojump_clock, nursery):
+    a, c = await swarm.peer("A"), await swarm.peer("C")
+    first, second = a.give(content(30)), a.give(content(3, seed=1))
+    wants, numbers = [], count()
+
+    async def handler(stream):
+        number = next(numbers)
+        while True:
+            request = await receive_frame(stream)
+            if "watch" in request:
+                pieces = {first: 30, second: 3}
+                news = [[place, full_bitmap(pieces[one])] for place, one in enumerate(request["watch"])]
+                while True:  # news of the newest list alone: this one tells all there is at once
+                    await send_frame(stream, {"news": news, "list": request["list"]})
+                    news = []
+                    with trio.move_on_after(2):
+                        request = await receive_frame(stream)
+                        news = [[place, full_bitmap(pieces[one])] for place, one in enumerate(request["watch"])]
+            elif "want" in request:
+                wants.append((request["want"], number, trio.current_time()))
+                if request["want"] == first:
+                    offer = {"manifest": a.store.manifest(first).as_message(), "have": full_bitmap(30)}
+                    await send_frame(stream, offer)
+                else:
+                    await trio.sleep_forever()
+            elif "piece" in request:
+                await trio.sleep(9)
+                await send_bytes(stream, a.store.read_piece(first, request["piece"]))
+            else:
+                await send_frame(stream, {"ok": True})
+
+    await swarm.network.transport("holder").handle(PROTOCOL, handler)
+    nursery.start_soon(lambda: c.exchange.fetch(first, lambda: ["holder"], max_bytes=1 << 30))
+    await trio.sleep(5)
+    began = trio.current_time()
+    nursery.start_soon(lambda: c.exchange.fetch(second, lambda: ["holder"], max_bytes=1 << 30))
+    await trio.sleep(8)
+    assert [blob_id for blob_id, _, _ in wants] == [first, second]
+    assert wants[0][1] != wants[1][1] and wants[1][2] - began < 3
+    nursery.cancel_scope.cancel()

@@ -124,7 +124,7 @@ def _play(
                 command += extra
             peers.append(
                 subprocess.Popen(
-                    lab.command(index, command),
+                    ["setpriv", "--pdeathsig", "KILL", *lab.command(index, command)],  # also when we are killed
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,

@@ -24,7 +24,6 @@ class Watch:
     def __init__(self, peer: PeerId, blob_ids: Sequence[str], number: int) -> None:
         self.peer = peer
         self.news = trio.Event()
-        self.list = number
         self._places: dict[str, int] = {}
         self._fresh: set[str] = set()
         self.told: dict[str, bytes | None] = {}

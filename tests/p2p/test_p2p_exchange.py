@@ -61,6 +61,11 @@ def swarm(nursery, tmp_path):
     return Swarm(nursery, tmp_path)
 
 
+def news_of_all(request, have: bytes):
+    """The answer of a holder that has `have` of whatever is watched."""
+    return {"news": [[place, have] for place in range(len(request["watch"]))], "list": request["list"]}
+
+
 async def impostor(swarm: Swarm, name: str, manifest: Manifest, piece, have: bytes | None = None):
     """A holder whose pieces come from `piece(index) -> bytes`."""
 
@@ -71,8 +76,7 @@ async def impostor(swarm: Swarm, name: str, manifest: Manifest, piece, have: byt
                 offer = {"manifest": manifest.as_message(), "have": have or full_bitmap(manifest.pieces)}
                 await send_frame(stream, offer)
             elif "watch" in request:
-                news = [[place, have or full_bitmap(manifest.pieces)] for place in range(len(request["watch"]))]
-                await send_frame(stream, {"news": news, "list": request["list"]})
+                await send_frame(stream, news_of_all(request, have or full_bitmap(manifest.pieces)))
             elif "piece" in request:
                 await send_bytes(stream, piece(request["piece"]))
             else:
@@ -232,7 +236,7 @@ async def test_a_holder_that_serves_many_is_not_asked_in_vain(swarm, autojump_cl
                 manifest = a.store.manifest(blob_id).as_message()
                 await send_frame(stream, {"manifest": manifest, "have": full_bitmap(3)})
             elif "watch" in request:
-                await send_frame(stream, {"news": [[0, full_bitmap(3)]], "list": request["list"]})
+                await send_frame(stream, news_of_all(request, full_bitmap(3)))
                 while True:
                     await trio.sleep(1)
                     await send_frame(stream, {"news": [], "list": request["list"]})
@@ -269,8 +273,7 @@ async def test_a_forged_manifest_is_a_lie(swarm, autojump_clock, change):
         while True:
             request = await receive_frame(stream)
             if "watch" in request:
-                news = [[place, b"\3"] for place in range(len(request["watch"]))]
-                await send_frame(stream, {"news": news, "list": request["list"]})
+                await send_frame(stream, news_of_all(request, b"\3"))
             else:
                 await send_frame(stream, {"manifest": forged, "have": b"\3"} if "want" in request else {"ok": True})
 

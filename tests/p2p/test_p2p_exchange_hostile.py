@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 import trio
-from test_p2p_exchange import PIECE, Swarm, content, conversation
+from test_p2p_exchange import PIECE, Swarm, content, conversation, news_of_all
 
 from p2p.errors import ProtocolViolation, StreamClosed
 from p2p.exchange import PROTOCOL
@@ -112,8 +112,7 @@ def holder_that(swarm: Swarm, name: str, manifest, have: bytes, give):
                 request = await receive_frame(stream)
                 if "watch" in request:
                     lists.append(request["list"])
-                    news = [[place, have] for place in range(len(request["watch"]))]
-                    await send_frame(stream, {"news": news, "list": request["list"]})
+                    await send_frame(stream, news_of_all(request, have))
                     lives.start_soon(signs_of_life, stream, lists)
                 elif "want" in request:
                     await send_frame(stream, {"manifest": manifest.as_message(), "have": have})

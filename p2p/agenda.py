@@ -71,12 +71,13 @@ class Agenda:
             return None
         return self._ask(holder, Ask(blob_id, piece, size_bytes, priority), now)
 
-    def landed(self, holder: Holder, ask: Ask, now: float, *, arrived: bool) -> None:
-        """An answer came, in the order of asking; say `got` or `failed` to the schedule as well."""
+    def landed(self, holder: Holder, ask: Ask, now: float, *, arrived: bool, idle: bool = False) -> None:
+        """An answer came, in the order of asking; say `got` or `failed` to the schedule as well. `idle`: the holder
+        could send more."""
         flights = self._flights.get(holder, {})
         if ask in flights:
             del flights[ask]
-            self.window(holder).landed(ask.size_bytes, now, arrived=arrived)
+            self.window(holder).landed(ask.size_bytes, now, arrived=arrived, idle=idle)
 
     def late(self, holder: Holder, asks: Iterable[Ask] | None = None) -> bool:
         """Others may now be asked for what `holder` was (None: for all of it); whether that is news."""

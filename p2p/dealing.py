@@ -120,14 +120,22 @@ class Dealing:
         return waits and self._count - progress.left >= turns
 
     def _weights(self, worths: Mapping[str, float]) -> list[tuple[str, float]]:
-        most = max(worths.values())
-        return [(peer, relative_worth(worths[peer], most)) for peer in sorted(worths)]
+        spare = beyond_own(worths)
+        most = max(spare.values())
+        return [(peer, relative_worth(spare[peer], most)) for peer in sorted(spare)]
 
     def _scores(self, peer: str, weight: float) -> NDArray[numpy.float64]:
         """The highest score has the piece. When watchers come and go, and weights change, few pieces change hands."""
         seed = zlib.crc32(f"{self._blob_id} {peer}".encode())
         chances = default_rng(seed).random(len(self._left))
         return weight / -numpy.log(numpy.maximum(chances, 1e-12))
+
+
+def beyond_own(worths: Mapping[str, float]) -> dict[str, float]:
+    """What is left of each for relaying, if all have a payload to spread, as we do, and send it once: each must get as
+    many payloads as there are others, so it is that part of what a peer sends on average."""
+    own = sum(worths.values()) / len(worths) ** 2
+    return {peer: max(worth - own, 0.0) for peer, worth in worths.items()}
 
 
 def relative_worth(worth: float, most: float) -> float:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from p2p.manifest import MAX_MANIFEST_BYTES
 
-PROTOCOL = "/covenantd/exchange/3"
+PROTOCOL = "/covenantd/exchange/4"
+IDLE, BUSY = b"\1", b"\0"  # before a piece: whether its sender's uplink could carry more than it is asked for
 MAX_MANIFEST_FRAME_BYTES = MAX_MANIFEST_BYTES + (128 << 10)  # the largest manifest, its bitmap, field names
 
 Offload = Callable[..., Awaitable[Any]]

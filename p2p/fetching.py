@@ -304,13 +304,13 @@ class Fetching:
             download.filling.fail(error)
         self.wake_all()
 
-    async def take_piece(self, holder: PeerId, ask: Ask, data: bytearray) -> None:
-        """Raises ProtocolViolation."""
+    async def take_piece(self, holder: PeerId, ask: Ask, data: bytearray, *, idle: bool) -> None:
+        """`idle`: the holder could send more than we ask. Raises ProtocolViolation."""
         now = trio.current_time()
         self.on_received(holder, ask.blob_id, len(data))
         download = self.downloads.get(ask.blob_id)
         work = None if download is None else download.filling.work
-        self._agenda.landed(holder, ask, now, arrived=bool(data))
+        self._agenda.landed(holder, ask, now, arrived=bool(data), idle=idle)
         session = self._sessions[holder]
         session.wake()
         cancelled = (ask.blob_id, ask.piece) in session.cancelled

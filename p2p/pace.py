@@ -15,7 +15,26 @@ _WINDOW_SECONDS = 1.0
 _BEST_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 _OWED_SECONDS = 5.0
+_UNUSED_SHARE = 0.1
 _HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
+
+
+class _Window:
+    """Bytes a second over the last so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._recent: deque[tuple[float, float]] = deque()
+        self._bytes = 0.0
+
+    def add(self, size_bytes: float, now: float) -> None:
+        self._recent.append((now, size_bytes))
+        self._bytes += size_bytes
+
+    def rate(self, now: float) -> float:
+        while self._recent and now - self._recent[0][0] > self._seconds:
+            self._bytes -= self._recent.popleft()[1]
+        return self._bytes / self._seconds
 
 
 class Cap:
@@ -26,6 +45,7 @@ class Cap:
         self._rate = rate
         self._allowance = 0.0  # in bytes; negative: borrowed from the future
         self._at = -math.inf
+        self._unused = _Window(_WINDOW_SECONDS)
         self._changed = trio.Event()
         self._waiting: list[tuple[int, int]] = []  # (priority, number), a heap
         self._numbers = itertools.count()
@@ -67,6 +87,12 @@ class Cap:
             with trio.move_on_after(-self._allowance / self._rate + 1e-6):
                 await self._changed.wait()
 
+    @property
+    def unspent(self) -> bool:
+        """There is a rate, and a part of what it would have allowed in the last second was of no use to anybody."""
+        self._settle()
+        return self._rate is not None and self._unused.rate(self._at) > _UNUSED_SHARE * self._rate
+
     def spend(self, size_bytes: int) -> None:
         if self._rate is not None:
             self._allowance -= size_bytes * _HEADERS
@@ -84,9 +110,11 @@ class Cap:
 
     def _settle(self) -> None:
         now = trio.current_time()
-        if self._rate is not None:
-            earned = (now - self._at) * self._rate
-            self._allowance = min(self._allowance + earned, self._rate * _BURST_SECONDS)
+        if self._rate is not None and now > self._at:
+            allowance = self._allowance + (now - self._at) * self._rate
+            self._allowance = min(allowance, self._rate * _BURST_SECONDS)
+            if allowance > self._allowance:
+                self._unused.add(min(allowance - self._allowance, self._rate * _WINDOW_SECONDS), now)
         self._at = now
 
 
@@ -103,24 +131,6 @@ class Charged:
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)
-
-
-class _Window:
-    """Bytes a second over the last so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._recent: deque[tuple[float, int]] = deque()
-        self._bytes = 0
-
-    def add(self, size_bytes: int, now: float) -> None:
-        self._recent.append((now, size_bytes))
-        self._bytes += size_bytes
-
-    def rate(self, now: float) -> float:
-        while self._recent and now - self._recent[0][0] > self._seconds:
-            self._bytes -= self._recent.popleft()[1]
-        return self._bytes / self._seconds
 
 
 class Meter:

@@ -1,8 +1,9 @@
 """The serving half of the exchange: answers one stream's requests, in order.
 
     {"want": id, "brief": bool}  ->  {"manifest": map (not if brief), "have": bitmap} | {"absent": true}
-    {"piece": index, "of": id}   ->  a raw frame with the piece; an empty one if it cannot be had now. Without "of",
-                                     of the blob wanted last
+    {"piece": index, "of": id}   ->  a raw frame: a byte that is 1 if our uplink could carry more than we are asked
+                                     for, then the piece; an empty one if it cannot be had now. Without "of", of the
+                                     blob wanted last
     {"cancel": index, "of": id}  ->  nothing; if the piece's turn has not come yet, its frame will be empty
     {"hello": true}              ->  {"ok": true}
     {"done": true}               ->  {"ok": true}; then the requester closes
@@ -26,7 +27,7 @@ from p2p._background import leaves
 from p2p.blobs import BlobStore
 from p2p.dealing import Dealings
 from p2p.errors import BlobCorrupt, BlobError, Busy, P2pError, ProtocolViolation, StreamClosed
-from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, ExchangeSettings, Offload, Priority, call
+from p2p.exchange_settings import BUSY, IDLE, MAX_MANIFEST_FRAME_BYTES, ExchangeSettings, Offload, Priority, call
 from p2p.limits import ByteBudget, SlotLimiter, count, everyone
 from p2p.manifest import Manifest
 from p2p.news import Notices, push_news
@@ -177,7 +178,7 @@ class Serving:
             queue.answering = None
             data = await self._read(blob_id, index, length)
             self.dealings.left(blob_id, stream.remote, index)
-            await send_bytes(stream, data)
+            await send_bytes(stream, data, (IDLE if self._turns.idle else BUSY) if data else b"")
         count(self.sent_bytes, stream.remote, len(data))
         self.on_bytes(stream.remote, blob_id, len(data))
         return None

@@ -11,7 +11,7 @@ import trio
 
 from p2p.agenda import Ask
 from p2p.errors import Busy, ProtocolViolation, TransportTimeout
-from p2p.exchange_settings import MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
+from p2p.exchange_settings import IDLE, MAX_MANIFEST_FRAME_BYTES, PROTOCOL, ExchangeSettings, Priority
 from p2p.lane import Hello, Lane, ManifestAsk
 from p2p.manifest import MAX_BITMAP_BYTES
 from p2p.news import MAX_WATCHED, Patience
@@ -45,7 +45,7 @@ class Desk(Protocol):
 
     def take_news(self, holder: PeerId, blob_id: str, bitmap: bytes | None) -> None: ...
 
-    def take_piece(self, holder: PeerId, ask: Ask, data: bytearray) -> Awaitable[None]: ...
+    def take_piece(self, holder: PeerId, ask: Ask, data: bytearray, *, idle: bool) -> Awaitable[None]: ...
 
     def take_manifest(self, holder: PeerId, blob_id: str, answer: Fields) -> Awaitable[None]: ...
 
@@ -234,7 +234,7 @@ class Session:
             while await self._asked(lane):
                 match lane.asked[0]:
                     case Ask() as ask:
-                        size_bytes = await receive_length(heard, ask.size_bytes)  # comes when its turn has come
+                        size_bytes = await receive_length(heard, 1 + ask.size_bytes)  # comes when its turn has come
                         async with self._desk.room_for(self.holder, ask):
                             await self._receive_piece(lane, heard, ask, size_bytes)
                     case ManifestAsk(blob_id):
@@ -259,11 +259,13 @@ class Session:
             data = await receive_rest(heard, size_bytes)
         if patience.cancelled_caught:
             raise TransportTimeout(f"{self.holder}: a piece of {ask.size_bytes} bytes took {patience_seconds:.0f} s")
+        idle = data[:1] == IDLE
+        del data[:1]
         lane.landed()
         self.fruitful = self.fruitful or bool(data)
         if data or (ask.blob_id, ask.piece) in self.cancelled:
             self._useful()
-        await self._desk.take_piece(self.holder, ask, data)
+        await self._desk.take_piece(self.holder, ask, data, idle=idle)
 
     async def _asked(self, lane: Lane) -> bool:
         """Wait for a question; after a long silence the lane is given up, before the holder does so."""

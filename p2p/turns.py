@@ -53,7 +53,7 @@ class Turn:
 def choose(
     waiting: list[Turn],
     times_sent: Callable[[Turn], int],
-    had: Callable[[PeerId], float],
+    had: Callable[[Turn], float],
     longest_since: float,
     chance: random.Random,
 ) -> Turn:
@@ -66,17 +66,18 @@ def choose(
     else:
         least = min(map(times_sent, waiting))
         waiting = [turn for turn in waiting if times_sent(turn) == least]
-    shares = [had(turn.peer) for turn in waiting]
+    shares = [had(turn) for turn in waiting]
     return chance.choice([turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001])
 
 
 def weighed(
     had: Callable[[PeerId], float], worth: Callable[[PeerId], float], peers: Iterable[PeerId]
-) -> Callable[[PeerId], float]:
-    """What each had of us, for its worth as a relay; by its root, or the best relays would have everything."""
+) -> Callable[[Turn], float]:
+    """What each had of us, for its worth as a relay of what nobody else has; else by its root, or the best relays
+    would have everything."""
     worths = {peer: worth(peer) for peer in set(peers)}
     most = max(worths.values(), default=0.0)
-    return lambda peer: had(peer) / math.sqrt(relative_worth(worths[peer], most))
+    return lambda turn: had(turn.peer) / relative_worth(worths[turn.peer], most) ** (1.0 if turn.first else 0.5)
 
 
 class Turns:
@@ -114,6 +115,11 @@ class Turns:
                     self._sent_at[turn.priority] = trio.current_time()
                 self._judge(turn.peer, trio.current_time() - since)
             self._wake()
+
+    @property
+    def idle(self) -> bool:
+        """The uplink could carry more than it is asked for."""
+        return not self._waiting if self._cap.rate is None else self._cap.unspent
 
     def charge(self, size_bytes: int) -> None:
         """Something was sent without a turn."""

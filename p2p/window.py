@@ -1,13 +1,16 @@
 """How much to ask of one holder ahead of its answers. Pure: the exchange tells it what happened, and when.
 
 What a holder delivers in `ahead_seconds` covers the bandwidth-delay product and keeps its uplink's queue short however
-many ask of it, since each of them sees only a share of its rate.
+many ask of it, since each of them sees only a share of its rate. But where our questions take about as long to reach
+it, behind our own pieces, we see the rate at which we ask, not what it could do: it says when its uplink idles, and
+then we ask further ahead.
 """
 
 from dataclasses import dataclass
 
 _MEMORY_SECONDS = 3.0  # of busy time; older landings weigh less and less
 _MAX_AHEAD_SECONDS = 3.0
+_DEEPEST = 3.0  # times as far ahead
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Window:
         self.landed_at = 0.0
         self._latency_seconds = _MAX_AHEAD_SECONDS  # the shortest answer to a question asked of an idle holder
         self._lone = False  # what is in flight was asked when nothing was
+        self._depth = 1.0  # so many times `ahead_seconds` are asked ahead
         self._bytes = 0.0
         self._seconds = 0.0
 
@@ -39,7 +43,7 @@ class Window:
         if not self._seconds:
             return settings.first_bytes
         ahead_seconds = min(max(settings.ahead_seconds, 2 * self._latency_seconds), _MAX_AHEAD_SECONDS)
-        return min(self.rate * ahead_seconds, settings.most_bytes)
+        return min(self.rate * ahead_seconds * self._depth, settings.most_bytes)
 
     def has_room(self, size_bytes: int, in_flight_bytes: int) -> bool:
         """Whether that much more may be asked than `in_flight_bytes`.
@@ -54,11 +58,12 @@ class Window:
             self.landed_at = now
         self.in_flight_bytes += size_bytes
 
-    def landed(self, size_bytes: int, now: float, *, arrived: bool = True) -> None:
-        """An answer to the oldest question; with `arrived` False it was empty."""
+    def landed(self, size_bytes: int, now: float, *, arrived: bool = True, idle: bool = False) -> None:
+        """An answer to the oldest question; with `arrived` False it was empty. `idle`: the holder could send more."""
         self.in_flight_bytes -= size_bytes
         if not arrived:
             return
+        self._deepen(size_bytes, idle)
         seconds = max(now - self.landed_at, 1e-6)
         if self._lone:
             self._latency_seconds = min(self._latency_seconds, seconds)
@@ -67,6 +72,11 @@ class Window:
         self._bytes = self._bytes * fade + size_bytes
         self._seconds = self._seconds * fade + seconds
         self.landed_at = now
+
+    def _deepen(self, size_bytes: int, idle: bool) -> None:
+        """Twice as deep after a window's worth of answers; back again over two windows."""
+        share = size_bytes / max(self.limit_bytes, 2 * size_bytes)
+        self._depth = min(self._depth * (1 + share), _DEEPEST) if idle else max(self._depth * (1 - share / 2), 1.0)
 
     def seconds_for(self, size_bytes: int) -> float:
         """How long so many bytes take it, as far as is known; half a window's time if nothing is."""

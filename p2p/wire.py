@@ -99,9 +99,9 @@ async def receive_frame(stream: ByteStream, max_bytes: int = MAX_FRAME_BYTES) ->
     return unpack(await receive_buffer(stream, max_bytes))
 
 
-async def send_bytes(stream: ByteStream, data: bytes | memoryview) -> None:
-    """Send one frame whose body is `data` itself. Raises StreamClosed."""
-    prefix = _LENGTH.pack(len(data))
+async def send_bytes(stream: ByteStream, data: bytes | memoryview, head: bytes = b"") -> None:
+    """Send one frame whose body is `head` and `data` themselves. Raises StreamClosed."""
+    prefix = _LENGTH.pack(len(head) + len(data)) + head
     try:
         if len(data) <= _JOIN_BYTES:
             await stream.send_all(prefix + bytes(data))

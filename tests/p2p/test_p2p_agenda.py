@@ -1,7 +1,9 @@
 """The agenda over many blobs and holders: windows, priorities, takeovers; it ends, and keeps to what holders have."""
 
 import random
+from collections import deque
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,3 +164,23 @@ def test_a_window_grows_to_what_the_way_holds_and_no_further():
         window.landed(SIZE, now)
     assert 0.9e6 < window.rate < 1.05e6
     assert 0.2e6 < window.limit_bytes < 0.9e6
+
+
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_window_grows_past_a_long_way_to_a_holder_that_idles(says_so):
+    """Its uplink carries 1 MB/s, but questions wait for 0.75 s behind what we send ourselves."""
+    window, now, free_at, flights, last_second = Window(WindowSettings(first_bytes=8 * SIZE)), 0.0, 0.0, [], deque()
+    window.asked(SIZE, now)
+    window.landed(SIZE, now + 0.01)  # the way was short once
+    for _ in range(20_000):
+        while window.has_room(SIZE, window.in_flight_bytes):
+            window.asked(SIZE, now)
+            free_at = max(free_at, now + 0.75) + SIZE / 1e6
+            last_second.append(free_at)
+            while last_second[0] < free_at - 1:
+                last_second.popleft()
+            flights.append((free_at, len(last_second) < 900))
+        now, idle = flights.pop(0)
+        window.landed(SIZE, now, idle=idle and says_so)
+    assert (window.rate > 0.9e6) == says_so
+    assert window.limit_bytes < 1.6e6  # when all is well, no further ahead than ever

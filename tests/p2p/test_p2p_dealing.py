@@ -4,7 +4,7 @@ import pytest
 import trio
 from test_p2p_exchange import PIECE, Swarm, content
 
-from p2p.dealing import PATIENCE_SECONDS, SLOW_SECONDS, Dealing, Dealings
+from p2p.dealing import PATIENCE_SECONDS, SLOW_SECONDS, Dealing, Dealings, beyond_own
 from p2p.manifest import full_bitmap
 from p2p.news import Notices
 from p2p.testing import Link
@@ -29,6 +29,22 @@ def test_who_can_relay_more_is_told_of_more():
     dealing.deal({"fast": 5.0, "slow": 1.0, "slower": 0.0}, 0.0)
     assert len(share(dealing, "fast")) > 2 * len(share(dealing, "slow"))
     assert share(dealing, "slower")
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(1, 3), (3, 9), (2, 10)])
+def test_what_is_beyond_ones_own_payload_is_what_there_is_to_relay(fast, slow):
+    """With uplinks of 5 and 1, the time that all of it takes is N(N-1)P / sum; each sends its own P once in it."""
+    uplinks = {f"fast{number}": 5.0 for number in range(fast)} | {f"slow{number}": 1.0 for number in range(slow)}
+    seconds = (fast + slow) * (fast + slow - 1) / sum(uplinks.values())
+    del uplinks["slow0"]  # who deals, and guesses that it is like the others
+    assert beyond_own(uplinks) == pytest.approx({one: rate - 1 / seconds for one, rate in uplinks.items()}, abs=0.12)
+
+
+def test_of_equal_relays_none_has_less_and_of_one_there_is_something():
+    assert len(set(beyond_own(dict.fromkeys("ABC", 7.0)).values())) == 1
+    dealing = Dealing("x", 200)
+    dealing.deal({"A": 7.0}, 0.0)
+    assert share(dealing, "A") == set(range(200))
 
 
 def test_few_pieces_change_hands_when_a_watcher_comes_or_goes():

@@ -13,6 +13,7 @@ from blake3 import blake3
 from p2p.blobs import BlobStore
 from p2p.errors import BlobTooLarge, BlobUnavailable, DiskFull, StreamClosed
 from p2p.exchange import PROTOCOL, Exchange, ExchangeSettings
+from p2p.exchange_settings import BUSY, IDLE
 from p2p.manifest import MIN_PIECE_BYTES, Manifest, full_bitmap
 from p2p.testing import Link, MemoryNetwork, inline
 from p2p.wire import receive_bytes, receive_frame, send_bytes, send_frame
@@ -78,7 +79,7 @@ async def impostor(swarm: Swarm, name: str, manifest: Manifest, piece, have: byt
             elif "watch" in request:
                 await send_frame(stream, news_of_all(request, have or full_bitmap(manifest.pieces)))
             elif "piece" in request:
-                await send_bytes(stream, piece(request["piece"]))
+                await send_bytes(stream, piece(request["piece"]), BUSY)
             else:
                 await send_frame(stream, {"ok": True, "have": have or full_bitmap(manifest.pieces)})
 
@@ -231,7 +232,7 @@ async def test_a_holder_that_serves_many_is_not_asked_in_vain(swarm, autojump_cl
             if "piece" in request:
                 await trio.sleep(5)
                 sent.append(request["piece"])
-                await send_bytes(stream, a.store.read_piece(blob_id, request["piece"]))
+                await send_bytes(stream, a.store.read_piece(blob_id, request["piece"]), BUSY)
             elif "want" in request:
                 manifest = a.store.manifest(blob_id).as_message()
                 await send_frame(stream, {"manifest": manifest, "have": full_bitmap(3)})
@@ -328,7 +329,7 @@ async def test_a_piece_past_the_end_is_a_violation_one_not_here_an_empty_frame(s
         await send_frame(stream, {"piece": 1})
         await send_frame(stream, {"done": True})
         assert (await receive_frame(stream))["have"] == b"\3"
-        assert await receive_bytes(stream, PIECE) == content(2)[PIECE:]
+        assert await receive_bytes(stream, 1 + PIECE) == IDLE + content(2)[PIECE:]  # nobody else asks for anything
         assert await receive_frame(stream) == {"ok": True}
     async with conversation(swarm, "A") as stream:
         await send_frame(stream, {"want": blob_id})

@@ -10,6 +10,7 @@ from test_p2p_exchange import PIECE, Swarm, content, conversation, news_of_all
 
 from p2p.errors import ProtocolViolation, StreamClosed
 from p2p.exchange import PROTOCOL
+from p2p.exchange_settings import BUSY
 from p2p.lane import Hello
 from p2p.manifest import full_bitmap
 from p2p.testing import Link
@@ -142,10 +143,10 @@ async def test_a_piece_withheld_on_one_lane_is_asked_of_another_while_the_rest_c
             held_back.append(piece)
             await trio.sleep_forever()
         await trio.sleep(0.3)
-        await send_bytes(stream, content(300)[piece * PIECE :][:PIECE])
+        await send_bytes(stream, content(300)[piece * PIECE :][:PIECE], BUSY)
 
     async def give_all(stream, piece, number):
-        await send_bytes(stream, content(300)[piece * PIECE :][:PIECE])
+        await send_bytes(stream, content(300)[piece * PIECE :][:PIECE], BUSY)
 
     await holder_that(swarm, "miser", manifest, full_bitmap(300), give)
     came = {}
@@ -271,7 +272,7 @@ async def test_a_holder_may_let_us_wait_for_a_turn_of_ours(swarm, autojump_clock
         streams.add(number)
         assert not c.exchange._fetching._budget._held
         await trio.sleep(40)
-        await send_bytes(stream, content(2)[piece * PIECE :][:PIECE])
+        await send_bytes(stream, content(2)[piece * PIECE :][:PIECE], BUSY)
 
     await holder_that(swarm, "crowded", a.store.manifest(blob_id), full_bitmap(2), give)
     assert await c.fetch(blob_id, "crowded", deadline_seconds=100) == content(2)
@@ -345,7 +346,7 @@ async def test_news_are_of_the_list_they_name(swarm, autojump_clock):
                 have = full_bitmap(manifest.pieces)
                 await send_frame(stream, {"manifest": manifest.as_message(), "have": have})
             elif "piece" in request:
-                await send_bytes(stream, a.store.read_piece(request["of"], request["piece"]))
+                await send_bytes(stream, a.store.read_piece(request["of"], request["piece"]), BUSY)
             else:
                 await send_frame(stream, {"ok": True})
 
@@ -402,7 +403,7 @@ async def test_a_manifest_waits_behind_no_piece_and_is_asked_of_a_holder_once(sw
                     await trio.sleep_forever()
             elif "piece" in request:
                 await trio.sleep(9)
-                await send_bytes(stream, a.store.read_piece(first, request["piece"]))
+                await send_bytes(stream, a.store.read_piece(first, request["piece"]), BUSY)
             else:
                 await send_frame(stream, {"ok": True})
 

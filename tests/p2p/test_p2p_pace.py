@@ -1,6 +1,7 @@
 """Caps hold within 5 %, meters measure, turns are taken in order."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import trio
@@ -76,7 +77,10 @@ def test_priority_then_what_was_sent_least_then_who_gives():
     assert choose(waiting, times, lambda p: 0.0, -1.0, chance).peer == "C"
     assert choose(waiting[:2], times, lambda p: 0.0, -1.0, chance).peer == "B"
     equal = [turn("had much", 3), turn("had little", 3)]
-    assert choose(equal, times, {"had much": 9.0, "had little": 1.0}.get, -1.0, chance).peer == "had little"
+    assert (
+        choose(equal, times, lambda one: {"had much": 9.0, "had little": 1.0}[one.peer], -1.0, chance).peer
+        == "had little"
+    )
     picked = {choose(equal, times, lambda p: 2.0, -1.0, chance).peer for _ in range(50)}
     assert picked == {"had much", "had little"}
     first = Turn("C", "x", 9, 10, 1, first=True)
@@ -101,10 +105,19 @@ async def test_what_strangers_want_keeps_nothing_waiting(autojump_clock, nursery
 
 
 def test_a_better_relay_has_more_but_not_everything():
-    had = weighed({"fast": 150.0, "slow": 100.0}.get, {"fast": 5.0, "slow": 1.0}.get, ("fast", "slow"))
-    assert had("fast") < had("slow")
-    had = weighed({"fast": 300.0, "slow": 100.0}.get, {"fast": 5.0, "slow": 1.0}.get, ("fast", "slow"))
-    assert had("fast") > had("slow")
+    worth = {"fast": 5.0, "slow": 1.0}.get
+    had = weighed({"fast": 150.0, "slow": 100.0}.get, worth, ("fast", "slow"))
+    assert had(turn("fast")) < had(turn("slow"))
+    had = weighed({"fast": 300.0, "slow": 100.0}.get, worth, ("fast", "slow"))
+    assert had(turn("fast")) > had(turn("slow"))
+
+
+def test_what_nobody_else_has_goes_to_relays_by_their_worth():
+    worth = {"fast": 5.0, "slow": 1.0}.get
+    for had_of_us, leads in ((450.0, True), (550.0, False)):
+        had = weighed({"fast": had_of_us, "slow": 100.0}.get, worth, ("fast", "slow"))
+        fast, slow = replace(turn("fast"), first=True), replace(turn("slow"), first=True)
+        assert (had(fast) < had(slow)) == leads
 
 
 def test_who_waited_long_goes_first_among_its_equals():
@@ -152,6 +165,35 @@ async def test_capped_turns_keep_their_rate(autojump_clock, nursery):
         for _ in range(100):
             senders.start_soon(send)
     assert 9.5 < trio.current_time() < 10.5
+
+
+async def test_an_uplink_idles_when_it_could_carry_more_than_it_is_asked_for(autojump_clock, nursery):
+    cap = Cap(100.0)
+    turns = Turns(TurnSettings(), cap, Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    await trio.sleep(1)
+    assert turns.idle
+    for seconds, idles in ((0.1, False), (0.2, True), (0.13, True), (0.1, False)):  # 0.1 s is what a piece takes
+        for _ in range(20):
+            async with turns.take(turn("A")):
+                await trio.sleep(seconds)
+        assert turns.idle == idles, seconds
+
+
+async def test_an_uplink_without_a_cap_idles_when_nobody_waits(autojump_clock, nursery):
+    turns = Turns(TurnSettings(least_bytes=15), Cap(), Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+
+    async def send():
+        async with turns.take(turn("A")):
+            await trio.sleep(0.5)
+
+    for expected in (True, True, False):  # two are on their way at a time
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        assert turns.idle == expected
+    await trio.sleep(2)
+    assert turns.idle
 
 
 async def test_under_a_cap_the_most_important_waits_least(autojump_clock, nursery):

@@ -119,6 +119,13 @@ def test_large_raw_frames_round_trip():
     assert now(receive_bytes(pipe, len(data))) == data
 
 
+@pytest.mark.parametrize("size", [0, 1, 1 << 18])
+def test_a_head_goes_before_the_rest_of_a_raw_frame(size):
+    pipe, data = Pipe(step=1 << 20), bytes(size)
+    now(send_bytes(pipe, data, b"\1"))
+    assert now(receive_bytes(pipe, 1 + size)) == b"\1" + data
+
+
 @pytest.mark.parametrize("message", [2**64, {1: 2}, {"x": object()}, "\ud800", [0] * 5000])
 def test_what_could_not_be_received_is_not_sent(message):
     with pytest.raises((ValueError, TypeError)):

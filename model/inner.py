@@ -1,8 +1,10 @@
 """Inner training: the schedule, and one step of AdamW on local data."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from model.adamw import AdamW
@@ -19,6 +21,7 @@ __all__ = [
     "optimizer_state",
     "restore_optimizer",
     "save_optimizer",
+    "training_precision",
 ]
 
 
@@ -50,11 +53,20 @@ def make_optimizer(model: nn.Module, config: InnerConfig) -> AdamW:
     return AdamW(model.parameters(), (config.beta1, config.beta2), config.weight_decay)
 
 
+def training_precision(device: torch.device) -> AbstractContextManager[object]:
+    """For the forward pass: on a GPU with bf16 units, matrix products in bf16; parameters, gradients, moments and
+    what is summed stay fp32. On a CPU all is fp32. What a miner trains with is its own affair: θ and Δ are fp32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
 def inner_step(model: nn.Module, optimizer: AdamW, batch: Tensor, lr: float, clip: float) -> StepResult:
     """One step on int64 [B, T+1] tokens, on the model's device. A loss or gradient that is not finite skips the
     optimiser and shows in the result, so that one bad batch cannot poison the parameters and the moments."""
     optimizer.zero_grad()
-    loss = model.loss(batch)  # type: ignore[operator]  # nn.Module types its methods as tensors
+    with training_precision(batch.device):
+        loss = model.loss(batch)  # type: ignore[operator]  # nn.Module types its methods as tensors
     loss.backward()
     norm = nn.utils.clip_grad_norm_(optimizer.parameters, clip)
     result = StepResult(float(loss.detach()), float(norm))

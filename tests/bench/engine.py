@@ -1,0 +1,183 @@
+"""What a miner's engine makes of its device: inner steps beside the device's own speed, and what a round costs around
+them. On a GPU, training as we do it (matrix products in bf16) against the same in fp32.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from model.config import PRESETS, CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.session import Session
+
+HELP = "inner steps of one engine beside its device's own speed, fp32 beside what we do, and the rest of a round"
+KEY, HOTKEY, RUN_ID = "01" * 32, "cd" * 32, "ab" * 32
+SIDE = 8192  # of the matrices whose product says what a GPU can do
+CPU_SIDE = 1024
+ROSTER = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER (auto)")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="model preset (150m on a GPU, else nano)")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="inner steps that are timed (20)")
+    parser.add_argument("--batch-sequences", type=int, default=8, metavar="N", help="sequences a step (8)")
+    parser.add_argument("--sequence-tokens", type=int, default=1024, metavar="N", help="tokens a sequence (1024)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (1)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from model.pulse import no_beat
+    from model.session import open_session
+
+    on_gpu = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+    preset = args.preset or ("150m" if on_gpu else "nano")
+    inner = InnerConfig(batch_sequences=args.batch_sequences, sequence_tokens=args.sequence_tokens)
+    training = TrainingConfig(RUN_ID, PRESETS[preset], inner, CompressionConfig(), piece_bytes=4 << 20)
+    with tempfile.TemporaryDirectory(prefix="engine-") as directory:
+        session = open_session(_load(training, Path(directory), args), no_beat)
+        measured = _Round(session, Path(directory), args.steps)
+        bf16 = measured.training()
+        rest = measured.rest()
+        with patch("model.inner.training_precision", lambda _: nullcontext()):
+            fp32 = measured.training()
+    peak = _peak_flops(session.device)
+    about = {"preset": preset, "device": _name(session.device), "parameters": session.layout.parameters}
+    share = bf16.tokens_per_second * flops_per_token(training.model, inner.sequence_tokens) / peak
+    gain = bf16.tokens_per_second / fp32.tokens_per_second
+    return {
+        **about,
+        "training": [{"as": "we do", **vars(bf16)}, {"as": "fp32", **vars(fp32)}],
+        "over_fp32": gain,
+        "share_of_matrix_speed": share,
+        "rest_of_a_round": rest,
+        "bounds": [{"what": "over fp32, at least", "value": gain, "bound": 2.0, "met": gain >= 2.0}] if on_gpu else [],
+    }
+
+
+def _load(training: TrainingConfig, directory: Path, args: argparse.Namespace) -> Any:
+    import numpy as np
+
+    from model import messages, statehash, transformer
+
+    statehash.write_theta(str(directory / "theta"), transformer.flatten(transformer.build(training.model, seed=1)))
+    span = min(training.model.vocabulary_size, 1 << 16)
+    for name, tokens in (("train", 4 << 20), ("heldout", 1 << 18)):
+        steps = np.random.default_rng(tokens).integers(1, 3, tokens)
+        (np.cumsum(steps) % span).astype("<u2").tofile(directory / name)
+    return messages.Load(
+        training=training.as_dict(),
+        round=0,
+        theta_path=str(directory / "theta"),
+        train_shards=(str(directory / "train"),),
+        heldout_shard=str(directory / "heldout"),
+        state_directory=str(directory / "state"),
+        threads=args.threads,
+        device=args.device,
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    tokens_per_second: float
+    loss: float
+    gpu_memory_mb: float
+
+
+@dataclass
+class _Round:
+    session: "Session"
+    directory: Path
+    steps: int
+    round: int = 0
+
+    def training(self) -> Training:
+        """After as many steps that are not counted as a kernel needs to be chosen."""
+        from model.messages import Progress
+
+        seen: list[Progress] = []
+        self._train(3, seen)
+        trained = self._train(self.steps, seen)
+        return Training(trained.tokens / trained.seconds, trained.loss, seen[-1].gpu_memory_bytes / 1e6)
+
+    def _train(self, steps: int, seen: list[Any]) -> Any:
+        from model import messages
+        from model.tracing import Tracer
+        from model.training import train
+
+        request = messages.Train(self.round, KEY, steps)
+        return train(self.session, request, seen.append, lambda: False, Tracer(lambda: None, self.session.device))
+
+    def rest(self) -> dict[str, float]:
+        """Seconds of what comes after the training of a round."""
+        from model import judging, messages
+        from model.engine import Engine
+        from model.training import seal
+
+        session, path = self.session, str(self.directory / "c")
+        base = session.state_hash()
+        engine = Engine(allow_faults=False, emit=lambda _: None, should_stop=lambda: False)
+        engine._loaded = session
+        sealing = messages.Seal(self.round, base, HOTKEY, path)
+        hotkeys = (HOTKEY,) * ROSTER
+        advancing = messages.Advance(self.round, (path,) * ROSTER, hotkeys, base, 1.0, True, str(self.directory / "n"))
+        sequences = 32
+        scoring = messages.Score(self.round, (path,), (KEY,), (self.steps,), KEY, 1.0, sequences)
+        seconds = {
+            "seal": _timed(lambda: seal(session, sealing)),
+            "score one contribution": _timed(lambda: judging.score(session, scoring)),
+            f"advance by {ROSTER}": _timed(lambda: engine.answer(advancing)),
+        }
+        self.round += 1
+        return seconds
+
+
+def flops_per_token(model: ModelConfig, sequence_tokens: int) -> float:
+    """Of training: 6 for each weight of a matrix product, and attention's two products with half of the tokens."""
+    from model.transformer import parameter_layout
+
+    matrices = sum(shape[0] * shape[1] for name, shape in parameter_layout(model) if len(shape) == 2)
+    if not model.tied_embeddings:
+        matrices -= model.vocabulary_size * model.width  # looked up, not multiplied
+    return 6.0 * matrices + 6.0 * model.layers * sequence_tokens * model.heads * model.head_width
+
+
+def _peak_flops(device: "torch.device") -> float:
+    """Of one large matrix product, in bf16 on a GPU and fp32 on a CPU."""
+    import torch
+
+    gpu = device.type == "cuda"
+    side = SIDE if gpu else CPU_SIDE
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16 if gpu else torch.float32) for _ in range(2))
+
+    def products(count: int = 10) -> None:
+        for _ in range(count):
+            a @ b
+        if gpu:
+            torch.cuda.synchronize(device)
+
+    products()
+    return 2.0 * side**3 * 10 / _timed(products)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _name(device: "torch.device") -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

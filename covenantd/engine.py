@@ -192,6 +192,8 @@ def _expected(reply: messages.Message, expect: type[Reply]) -> Reply:
         return reply
     if isinstance(reply, messages.Failed) and reply.kind == "input":
         raise EngineRefused(reply.message, reply.path)
+    if isinstance(reply, messages.Failed) and reply.kind == "memory":
+        raise EngineError(reply.message)
     if isinstance(reply, messages.Failed):
         raise EngineError(f"the engine has a bug: {reply.message}")
     raise EngineError(f"the engine answered {type(reply).__name__} instead of {expect.__name__}")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from model import contribution, judging, statehash, training
 from model import messages as m
@@ -20,8 +19,8 @@ from model.tracing import Tracer, Wanted
 
 
 class Engine:
-    """Holds at most one session. All methods raise InputError, OSError or torch.OutOfMemoryError on bad input and then
-    changed nothing that a repeated request would not set right."""
+    """Holds at most one session. All methods raise InputError or OSError on bad input and then changed nothing
+    that a repeated request would not set right."""
 
     def __init__(
         self,
@@ -62,8 +61,6 @@ class Engine:
             return handler(request)
         except InputError as error:
             return m.Failed("input", str(error), error.path)
-        except torch.OutOfMemoryError as error:
-            return m.Failed("input", _gpu_full(request, error))
         except OSError as error:
             return m.Failed("input", _disk_trouble(error), str(error.filename or ""))
 
@@ -146,14 +143,6 @@ def _disk_trouble(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no room on disk for {where}: {error.strerror}; free space there, then it goes on by itself"
     return f"{where}: {error.strerror}"
-
-
-def _gpu_full(request: m.Message, error: torch.OutOfMemoryError) -> str:
-    wanted = str(error).partition(". ")[0]  # what follows is advice to programmers
-    return (
-        f"{type(request).__name__}: no room in the GPU's memory ({wanted}); end what else uses the GPU, choose another "
-        'with "device" in [engine], or train on the CPU: device = "cpu"'
-    )
 
 
 def _check_base(session: Session, request: m.Advance) -> None:

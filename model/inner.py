@@ -11,6 +11,8 @@ from model.adamw import AdamW
 from model.config import InnerConfig
 from model.optimizerfile import load_optimizer, optimizer_state, restore_optimizer, save_optimizer
 
+_BF16_CAPABILITY = (8, 0)  # Ampere
+
 __all__ = [
     "AdamW",
     "StepResult",
@@ -54,9 +56,10 @@ def make_optimizer(model: nn.Module, config: InnerConfig) -> AdamW:
 
 
 def training_precision(device: torch.device) -> AbstractContextManager[object]:
-    """For the forward pass: on a GPU with bf16 units, matrix products in bf16; parameters, gradients, moments and
-    what is summed stay fp32. On a CPU all is fp32. What a miner trains with is its own affair: θ and Δ are fp32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    """For the forward pass: on a GPU with bf16 units, matrix products are in bf16, those of the backward pass too;
+    parameters, their gradients and moments are kept in fp32. On a CPU all is fp32. What a miner trains with is its own
+    affair: θ and Δ are fp32."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY:
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 

@@ -254,7 +254,8 @@ class Flipped:
 
 @dataclass(frozen=True)
 class Failed:
-    """The request could not be done. `kind`: "input" (a file or field is bad; the engine goes on) or "bug"."""
+    """The request could not be done. `kind`: "input" (a file or field is bad; the engine goes on), "memory" (the GPU is
+    full) or "bug"; after these the engine ends."""
 
     kind: str
     message: str

@@ -2,7 +2,8 @@
 
 Connects to the daemon's unix socket and answers `model.messages` there. A thread reads, so that `Stop`, `Profile`, and
 the end of the daemon, are seen while the main thread trains: when the socket closes, the process exits at once.
-Exit codes: 0 the socket was closed, 69 it could not be connected, 70 a bug, with a traceback on stderr.
+Exit codes: 0 the socket was closed, 69 it could not be connected, 70 a bug, with a traceback on stderr, 75 the GPU is
+full.
 """
 
 import argparse
@@ -16,11 +17,14 @@ import threading
 import traceback
 from pathlib import Path
 
+import torch
+
 from model import messages
 from model.engine import Engine
 
 EXIT_NO_SOCKET = 69
 EXIT_BUG = 70
+EXIT_TRY_AGAIN = 75
 _PR_SET_PDEATHSIG = 1
 _PREFIX_BYTES = 4
 
@@ -89,7 +93,8 @@ class Connection:
 
 
 def serve(connection: Connection, *, allow_faults: bool) -> None:
-    """Answer for ever; a bug is reported, then raised."""
+    """Answer for ever; a bug is reported, then raised, and so is that the GPU is full: what a broken-off request left
+    there goes with this process, and the next one loads the state anew."""
     engine = Engine(
         allow_faults=allow_faults,
         emit=connection.send,
@@ -101,10 +106,18 @@ def serve(connection: Connection, *, allow_faults: bool) -> None:
         request = connection.requests.get()
         try:
             reply = engine.answer(request)
+        except torch.OutOfMemoryError as error:
+            connection.send(messages.Failed("memory", f"{type(request).__name__}: {_gpu_full(error)}"))
+            raise SystemExit(EXIT_TRY_AGAIN) from error
         except Exception as error:
             connection.send(messages.Failed("bug", f"{type(request).__name__}: {error!r}"))
             raise
         connection.send(reply)
+
+
+def _gpu_full(error: torch.OutOfMemoryError) -> str:
+    said = str(error).partition(" Of the allocated memory")[0].partition(" If reserved")[0]  # then: for programmers
+    return f'{said} End what else uses the GPU, or choose another device in [engine], as device = "cpu"'
 
 
 def die_with_parent() -> None:

@@ -15,26 +15,8 @@ _WINDOW_SECONDS = 1.0
 _BEST_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 _OWED_SECONDS = 5.0
-_UNUSED_SHARE = 0.1
+_UNUSED_SHARE, _UNUSED_HALF_LIFE_SECONDS = 0.1, 0.2
 _HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
-
-
-class _Window:
-    """Bytes a second over the last so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._recent: deque[tuple[float, float]] = deque()
-        self._bytes = 0.0
-
-    def add(self, size_bytes: float, now: float) -> None:
-        self._recent.append((now, size_bytes))
-        self._bytes += size_bytes
-
-    def rate(self, now: float) -> float:
-        while self._recent and now - self._recent[0][0] > self._seconds:
-            self._bytes -= self._recent.popleft()[1]
-        return self._bytes / self._seconds
 
 
 class Cap:
@@ -45,7 +27,7 @@ class Cap:
         self._rate = rate
         self._allowance = 0.0  # in bytes; negative: borrowed from the future
         self._at = -math.inf
-        self._unused = _Window(_WINDOW_SECONDS)
+        self._unused = 1.0  # share of the rate of late
         self._changed = trio.Event()
         self._waiting: list[tuple[int, int]] = []  # (priority, number), a heap
         self._numbers = itertools.count()
@@ -89,9 +71,9 @@ class Cap:
 
     @property
     def unspent(self) -> bool:
-        """There is a rate, and a part of what it would have allowed in the last second was of no use to anybody."""
+        """There is a rate, and a part of what it would have allowed of late was of no use to anybody."""
         self._settle()
-        return self._rate is not None and self._unused.rate(self._at) > _UNUSED_SHARE * self._rate
+        return self._rate is not None and self._unused > _UNUSED_SHARE
 
     def spend(self, size_bytes: int) -> None:
         if self._rate is not None:
@@ -110,11 +92,14 @@ class Cap:
 
     def _settle(self) -> None:
         now = trio.current_time()
-        if self._rate is not None and now > self._at:
-            allowance = self._allowance + (now - self._at) * self._rate
-            self._allowance = min(allowance, self._rate * _BURST_SECONDS)
-            if allowance > self._allowance:
-                self._unused.add(min(allowance - self._allowance, self._rate * _WINDOW_SECONDS), now)
+        seconds = now - self._at
+        if self._rate is not None and seconds > 0:
+            earned = seconds * self._rate
+            allowance = min(self._allowance + earned, self._rate * _BURST_SECONDS)
+            unused = 1.0 if math.isinf(earned) else (self._allowance + earned - allowance) / earned
+            kept = 0.5 ** (seconds / _UNUSED_HALF_LIFE_SECONDS)
+            self._unused = kept * self._unused + (1 - kept) * unused
+            self._allowance = allowance
         self._at = now
 
 
@@ -131,6 +116,24 @@ class Charged:
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)
+
+
+class _Window:
+    """Bytes a second over the last so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._recent: deque[tuple[float, int]] = deque()
+        self._bytes = 0
+
+    def add(self, size_bytes: int, now: float) -> None:
+        self._recent.append((now, size_bytes))
+        self._bytes += size_bytes
+
+    def rate(self, now: float) -> float:
+        while self._recent and now - self._recent[0][0] > self._seconds:
+            self._bytes -= self._recent.popleft()[1]
+        return self._bytes / self._seconds
 
 
 class Meter:

@@ -53,31 +53,33 @@ class Turn:
 def choose(
     waiting: list[Turn],
     times_sent: Callable[[Turn], int],
-    had: Callable[[Turn], float],
+    had: Callable[[PeerId, bool], float],
     longest_since: float,
     chance: random.Random,
 ) -> Turn:
-    """Whose turn it is. Pure but for `chance`. `waiting` is in order of arrival, and not empty."""
+    """Whose turn it is. Pure but for `chance`. `waiting` is in order of arrival, and not empty. `had(peer, first)`: see
+    `weighed`."""
     first = min((turn.stranger, turn.priority) for turn in waiting)
     waiting = [turn for turn in waiting if (turn.stranger, turn.priority) == first]
-    waiting = [turn for turn in waiting if turn.first and not times_sent(turn)] or waiting
+    firsts = [turn for turn in waiting if turn.first and not times_sent(turn)]
+    waiting = firsts or waiting
     if patient := [turn for turn in waiting if turn.since < longest_since]:
         waiting = patient
     else:
         least = min(map(times_sent, waiting))
         waiting = [turn for turn in waiting if times_sent(turn) == least]
-    shares = [had(turn) for turn in waiting]
+    shares = [had(turn.peer, bool(firsts)) for turn in waiting]
     return chance.choice([turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001])
 
 
 def weighed(
     had: Callable[[PeerId], float], worth: Callable[[PeerId], float], peers: Iterable[PeerId]
-) -> Callable[[Turn], float]:
-    """What each had of us, for its worth as a relay of what nobody else has; else by its root, or the best relays
-    would have everything."""
+) -> Callable[[PeerId, bool], float]:
+    """What each had of us, for its worth as a relay if it is about what nobody else has; else by its root, or the best
+    relays would have everything."""
     worths = {peer: worth(peer) for peer in set(peers)}
     most = max(worths.values(), default=0.0)
-    return lambda turn: had(turn.peer) / relative_worth(worths[turn.peer], most) ** (1.0 if turn.first else 0.5)
+    return lambda peer, first: had(peer) / relative_worth(worths[peer], most) ** (1.0 if first else 0.5)
 
 
 class Turns:
@@ -118,8 +120,11 @@ class Turns:
 
     @property
     def idle(self) -> bool:
-        """The uplink could carry more than it is asked for."""
-        return not self._waiting if self._cap.rate is None else self._cap.unspent
+        """The uplink could carry more than it is asked for. Without a cap only the transport could say; that no other
+        piece is on its way is all we know."""
+        if self._waiting:
+            return False
+        return len(self._sending) <= 1 if self._cap.rate is None else self._cap.unspent
 
     def charge(self, size_bytes: int) -> None:
         """Something was sent without a turn."""

@@ -42,8 +42,8 @@ class Window:
         settings = self._settings
         if not self._seconds:
             return settings.first_bytes
-        ahead_seconds = min(max(settings.ahead_seconds, 2 * self._latency_seconds), _MAX_AHEAD_SECONDS)
-        return min(self.rate * ahead_seconds * self._depth, settings.most_bytes)
+        ahead_seconds = max(settings.ahead_seconds, 2 * self._latency_seconds) * self._depth
+        return min(self.rate * min(ahead_seconds, _MAX_AHEAD_SECONDS), settings.most_bytes)
 
     def has_room(self, size_bytes: int, in_flight_bytes: int) -> bool:
         """Whether that much more may be asked than `in_flight_bytes`.

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "over_fp32": gain,
         "share_of_matrix_speed": share,
         "rest_of_a_round": rest,
+        "kept": on_gpu,
         "bounds": [{"what": "over fp32, at least", "value": gain, "bound": 2.0, "met": gain >= 2.0}] if on_gpu else [],
     }
 
@@ -106,6 +107,7 @@ class _Round:
         """After as many steps that are not counted as a kernel needs to be chosen."""
         from model.messages import Progress
 
+        _reset_peak(self.session.device)
         seen: list[Progress] = []
         self._train(3, seen)
         trained = self._train(self.steps, seen)
@@ -134,11 +136,13 @@ class _Round:
         advancing = messages.Advance(self.round, (path,) * ROSTER, hotkeys, base, 1.0, True, str(self.directory / "n"))
         sequences = 32
         scoring = messages.Score(self.round, (path,), (KEY,), (self.steps,), KEY, 1.0, sequences)
+        answers: list[messages.Message] = []
         seconds = {
             "seal": _timed(lambda: seal(session, sealing)),
             "score one contribution": _timed(lambda: judging.score(session, scoring)),
-            f"advance by {ROSTER}": _timed(lambda: engine.answer(advancing)),
+            f"advance by {ROSTER}": _timed(lambda: answers.append(engine.answer(advancing))),
         }
+        assert isinstance(answers[0], messages.Advanced), answers
         self.round += 1
         return seconds
 
@@ -175,6 +179,13 @@ def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def _reset_peak(device: "torch.device") -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _name(device: "torch.device") -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import torch
 from engine_process import HOTKEY, KEY, EngineProcess, load_message, read_theta, write_run
 
 from model import messages as m
+from model import worker
 from model.engine import Engine
 
 Reply = TypeVar("Reply")
@@ -347,6 +350,39 @@ def test_a_bug_is_reported_and_ends_the_process(directory: Path) -> None:
         assert failed.kind == "bug"
         assert engine.exit_code() == 70
         assert b"Traceback" in engine.errors()
+
+
+def test_of_a_full_gpu_it_says_what_to_do_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the next one finds the memory free that a broken-off request still holds."""
+
+    class Full:
+        def __init__(self, **_: object) -> None: ...
+
+        def answer(self, _: m.Message) -> m.Message:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.5 GiB of which "
+                "3 MiB is free. Of the allocated memory 1 GiB is allocated by PyTorch. If reserved ..."
+            )
+
+    class Daemon(worker.Connection):
+        def __init__(self) -> None:
+            super().__init__(socket.socket())
+            self.requests.put(m.Hash())
+            self.said: list[m.Message] = []
+
+        def read_forever(self) -> None: ...
+
+        def send(self, message: m.Message) -> None:
+            self.said.append(message)
+
+    monkeypatch.setattr(worker, "Engine", Full)
+    daemon = Daemon()
+    with daemon._socket, pytest.raises(SystemExit) as ended:
+        worker.serve(daemon, allow_faults=False)
+    failed = expect(m.Failed, daemon.said[0])
+    assert ended.value.code == 75 and failed.kind == "memory"
+    assert failed.message.startswith("Hash: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+    assert "is free. End what else uses the GPU" in failed.message and 'device = "cpu"' in failed.message
 
 
 def test_noise_has_the_norm_of_honest_work_but_not_its_worth(directory: Path, engine: EngineProcess) -> None:

@@ -21,7 +21,7 @@ def never(turn: Turn) -> int:
 
 def chosen(waiting, times_sent=never, had=None, longest_since=-1.0) -> Turn:
     had = had or {}
-    return choose(waiting, times_sent, lambda turn: had.get(turn.peer, 0), longest_since, CHANCE)
+    return choose(waiting, times_sent, lambda peer, first: had.get(peer, 0), longest_since, CHANCE)
 
 
 def test_the_known_before_strangers_and_what_matters_more_before_the_rest():

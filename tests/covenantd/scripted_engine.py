@@ -22,6 +22,7 @@ SAID = {
     "oversized": b"\xff\xff\xff\xff",
     "wrong": m.encode(m.Hashed("?")),
     "bug": m.encode(m.Failed("bug", "list index out of range")),
+    "full": m.encode(m.Failed("memory", "Evaluate: CUDA out of memory. End what else uses the GPU")),
     "twice": 2 * WHOLE,
 }
 """What each behaviour sends instead of `WHOLE`."""

@@ -102,6 +102,7 @@ async def test_many_who_order_at_once_each_get_their_own_answer(open_slot: OpenS
         ("oversized", "exceeds"),
         ("wrong", "answered Hashed instead of Evaluated"),
         ("bug", "has a bug: list index out of range"),
+        ("full", "^Evaluate: CUDA out of memory"),
     ],
 )
 async def test_an_engine_that_fails_is_replaced(open_slot: OpenSlot, behaviour: str, said: str) -> None:

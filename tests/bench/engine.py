@@ -24,6 +24,7 @@ KEY, HOTKEY, RUN_ID = "01" * 32, "cd" * 32, "ab" * 32
 SIDE = 8192  # of the matrices whose product says what a GPU can do
 CPU_SIDE = 1024
 ROSTER = 8
+SCORED_SEQUENCES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,8 +135,7 @@ class _Round:
         sealing = messages.Seal(self.round, base, HOTKEY, path)
         hotkeys = (HOTKEY,) * ROSTER
         advancing = messages.Advance(self.round, (path,) * ROSTER, hotkeys, base, 1.0, True, str(self.directory / "n"))
-        sequences = 32
-        scoring = messages.Score(self.round, (path,), (KEY,), (self.steps,), KEY, 1.0, sequences)
+        scoring = messages.Score(self.round, (path,), (KEY,), (self.steps,), KEY, 1.0, SCORED_SEQUENCES)
         answers: list[messages.Message] = []
         seconds = {
             "seal": _timed(lambda: seal(session, sealing)),
@@ -151,7 +151,7 @@ def flops_per_token(model: ModelConfig, sequence_tokens: int) -> float:
     """Of training: 6 for each weight of a matrix product, and attention's two products with half of the tokens."""
     from model.transformer import parameter_layout
 
-    matrices = sum(shape[0] * shape[1] for name, shape in parameter_layout(model) if len(shape) == 2)
+    matrices = sum(shape[0] * shape[1] for _, shape in parameter_layout(model) if len(shape) == 2)
     if not model.tied_embeddings:
         matrices -= model.vocabulary_size * model.width  # looked up, not multiplied
     return 6.0 * matrices + 6.0 * model.layers * sequence_tokens * model.heads * model.head_width

@@ -76,10 +76,8 @@ def test_priority_then_what_was_sent_least_then_who_gives():
     assert choose(waiting, times, lambda p, first: 0.0, -1.0, chance).peer == "C"
     assert choose(waiting[:2], times, lambda p, first: 0.0, -1.0, chance).peer == "B"
     equal = [turn("had much", 3), turn("had little", 3)]
-    assert (
-        choose(equal, times, lambda peer, first: {"had much": 9.0, "had little": 1.0}[peer], -1.0, chance).peer
-        == "had little"
-    )
+    had = {"had much": 9.0, "had little": 1.0}
+    assert choose(equal, times, lambda p, first: had[p], -1.0, chance).peer == "had little"
     picked = {choose(equal, times, lambda p, first: 2.0, -1.0, chance).peer for _ in range(50)}
     assert picked == {"had much", "had little"}
     first = Turn("C", "x", 9, 10, 1, first=True)

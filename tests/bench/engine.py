@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from model import messages
 from model.config import PRESETS, CompressionConfig, InnerConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
     import torch
-
-    from model.session import Session
 
 HELP = "inner steps of one engine beside its device's own speed, fp32 beside what we do, and the rest of a round"
 KEY, HOTKEY, RUN_ID = "01" * 32, "cd" * 32, "ab" * 32
@@ -39,27 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from model.pulse import no_beat
-    from model.session import open_session
-
-    on_gpu = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if args.device == "auto" else args.device)
+    on_gpu = device.type == "cuda"
     preset = args.preset or ("150m" if on_gpu else "nano")
     inner = InnerConfig(batch_sequences=args.batch_sequences, sequence_tokens=args.sequence_tokens)
     training = TrainingConfig(RUN_ID, PRESETS[preset], inner, CompressionConfig(), piece_bytes=4 << 20)
     with tempfile.TemporaryDirectory(prefix="engine-") as directory:
-        session = open_session(_load(training, Path(directory), args), no_beat)
-        measured = _Round(session, Path(directory), args.steps)
-        bf16 = measured.training()
-        rest = measured.rest()
+        measured = _Rounds(Path(directory), device, args.steps)
+        loaded = measured.answer(_load(training, Path(directory), args))
+        as_we_do = measured.training()
+        rest = measured.rest(loaded.state_hash)
         with patch("model.inner.training_precision", lambda _: nullcontext()):
             fp32 = measured.training()
-    peak = _peak_flops(session.device)
-    about = {"preset": preset, "device": _name(session.device), "parameters": session.layout.parameters}
-    share = bf16.tokens_per_second * flops_per_token(training.model, inner.sequence_tokens) / peak
-    gain = bf16.tokens_per_second / fp32.tokens_per_second
+    share = as_we_do.tokens_per_second * flops_per_token(training.model, inner.sequence_tokens) / _peak_flops(device)
+    gain = as_we_do.tokens_per_second / fp32.tokens_per_second
     return {
-        **about,
-        "training": [{"as": "we do", **vars(bf16)}, {"as": "fp32", **vars(fp32)}],
+        "preset": preset,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "parameters": loaded.parameters,
+        "training": [{"as": "we do", **vars(as_we_do)}, {"as": "fp32", **vars(fp32)}],
         "over_fp32": gain,
         "share_of_matrix_speed": share,
         "rest_of_a_round": rest,
@@ -68,10 +66,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _load(training: TrainingConfig, directory: Path, args: argparse.Namespace) -> Any:
+def _load(training: TrainingConfig, directory: Path, args: argparse.Namespace) -> messages.Load:
     import numpy as np
 
-    from model import messages, statehash, transformer
+    from model import statehash, transformer
 
     statehash.write_theta(str(directory / "theta"), transformer.flatten(transformer.build(training.model, seed=1)))
     span = min(training.model.vocabulary_size, 1 << 16)
@@ -97,54 +95,43 @@ class Training:
     gpu_memory_mb: float
 
 
-@dataclass
-class _Round:
-    session: "Session"
-    directory: Path
-    steps: int
-    round: int = 0
+class _Rounds:
+    """Of one engine, in this process."""
+
+    def __init__(self, directory: Path, device: "torch.device", steps: int) -> None:
+        from model.engine import Engine
+
+        self._path, self._theta = str(directory / "contribution"), str(directory / "theta-1")
+        self._device, self._steps, self._round = device, steps, 0
+        self._events: list[Any] = []
+        self._engine = Engine(allow_faults=False, emit=self._events.append, should_stop=lambda: False)
+
+    def answer(self, request: Any) -> Any:
+        """No failure."""
+        reply = self._engine.answer(request)
+        assert not isinstance(reply, messages.Failed), reply
+        return reply
 
     def training(self) -> Training:
         """After as many steps that are not counted as a kernel needs to be chosen."""
-        from model.messages import Progress
+        _reset_peak(self._device)
+        self.answer(messages.Train(self._round, KEY, 3))
+        trained = self.answer(messages.Train(self._round, KEY, self._steps))
+        last = [event for event in self._events if isinstance(event, messages.Progress)][-1]
+        return Training(trained.tokens / trained.seconds, trained.loss, last.gpu_memory_bytes / 1e6)
 
-        _reset_peak(self.session.device)
-        seen: list[Progress] = []
-        self._train(3, seen)
-        trained = self._train(self.steps, seen)
-        return Training(trained.tokens / trained.seconds, trained.loss, seen[-1].gpu_memory_bytes / 1e6)
-
-    def _train(self, steps: int, seen: list[Any]) -> Any:
-        from model import messages
-        from model.tracing import Tracer
-        from model.training import train
-
-        request = messages.Train(self.round, KEY, steps)
-        return train(self.session, request, seen.append, lambda: False, Tracer(lambda: None, self.session.device))
-
-    def rest(self) -> dict[str, float]:
+    def rest(self, base: str) -> dict[str, float]:
         """Seconds of what comes after the training of a round."""
-        from model import judging, messages
-        from model.engine import Engine
-        from model.training import seal
-
-        session, path = self.session, str(self.directory / "c")
-        base = session.state_hash()
-        engine = Engine(allow_faults=False, emit=lambda _: None, should_stop=lambda: False)
-        engine._loaded = session
-        sealing = messages.Seal(self.round, base, HOTKEY, path)
-        hotkeys = (HOTKEY,) * ROSTER
-        advancing = messages.Advance(self.round, (path,) * ROSTER, hotkeys, base, 1.0, True, str(self.directory / "n"))
-        scoring = messages.Score(self.round, (path,), (KEY,), (self.steps,), KEY, 1.0, SCORED_SEQUENCES)
-        answers: list[messages.Message] = []
-        seconds = {
-            "seal": _timed(lambda: seal(session, sealing)),
-            "score one contribution": _timed(lambda: judging.score(session, scoring)),
-            f"advance by {ROSTER}": _timed(lambda: answers.append(engine.answer(advancing))),
+        path, round, hotkeys = self._path, self._round, (HOTKEY,) * ROSTER
+        requests = {
+            "seal": messages.Seal(round, base, HOTKEY, path),
+            "score one contribution": messages.Score(
+                round, (path,), (KEY,), (self._steps,), KEY, 1.0, SCORED_SEQUENCES
+            ),
+            f"advance by {ROSTER}": messages.Advance(round, (path,) * ROSTER, hotkeys, base, 1.0, True, self._theta),
         }
-        assert isinstance(answers[0], messages.Advanced), answers
-        self.round += 1
-        return seconds
+        self._round += 1
+        return {name: _timed(lambda request=request: self.answer(request)) for name, request in requests.items()}
 
 
 def flops_per_token(model: ModelConfig, sequence_tokens: int) -> float:
@@ -186,9 +173,3 @@ def _reset_peak(device: "torch.device") -> None:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def _name(device: "torch.device") -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -9,6 +9,7 @@ from covenantd.errors import ChainError, ChainRefused
 from covenantd.metrics import Metrics
 from p2p.errors import TransportError
 from p2p.exchange_settings import PROTOCOL as EXCHANGE
+from p2p.flows import Flow
 from p2p.protocols import PeerId, RecordStore, Stream, StreamHandler, Transport
 
 _Answer = TypeVar("_Answer")
@@ -104,6 +105,9 @@ class CountedTransport:
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
         await self._transport.handle(protocol, lambda stream: handler(self._counted(stream, protocol)))
+
+    def flows(self) -> Sequence[Flow]:
+        return self._transport.flows()
 
     async def connected(self) -> tuple[PeerId, ...]:
         return await self._transport.connected()

@@ -37,8 +37,10 @@ def _link_rows(link: dict[str, Any]) -> list[tuple[str, str]]:
     from covenantd.rates import rate_text
 
     rates = {name: rate_text(link[f"{name}_bytes_per_second"]) for name in ("uplink", "downlink", "up", "down")}
+    queue_seconds = link.get("uplink_queue_seconds")  # older daemons do not say
+    waits = "" if queue_seconds is None else f"; what is sent waits {queue_seconds * 1e3:.0f} ms for the link"
     return [
-        ("uplink", f"{rates['uplink']}, now {rates['up']}"),
+        ("uplink", f"{rates['uplink']}, now {rates['up']}{waits}"),
         ("downlink", f"{rates['downlink']}, now {rates['down']}"),
     ]
 

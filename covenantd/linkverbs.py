@@ -50,6 +50,7 @@ def _link(exchange: Exchange) -> dict[str, Any]:
     (uplink, downlink), (up, down) = exchange.limits, exchange.rates
     return {
         "uplink_bytes_per_second": uplink,
+        "uplink_queue_seconds": exchange.uplink_queue_seconds,
         "downlink_bytes_per_second": downlink,
         "up_bytes_per_second": up,
         "down_bytes_per_second": down,

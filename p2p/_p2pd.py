@@ -25,12 +25,14 @@ from p2p._p2pd_process import P2pdProcess, check_port_free
 from p2p._p2pd_settings import (
     RELAY_CIRCUIT_BYTES,
     P2pdSettings,
+    listen_port,
     near_addresses,
     p2pd_arguments,
     p2pd_environment,
     remove_stale_sockets,
     sockets_parent,
 )
+from p2p._probe import probe
 from p2p._reach import farthest_first
 from p2p.errors import (
     P2pError,
@@ -40,6 +42,7 @@ from p2p.errors import (
     TransportDied,
     TransportError,
 )
+from p2p.flows import Flow, tcp_flows
 from p2p.identity import create_identity, peer_id_of
 from p2p.limits import SlotLimiter, everyone
 from p2p.meetings import dial_any
@@ -134,31 +137,11 @@ class P2pdTransport:
             raise PeerUnreachable(f"cannot dial: {error}") from error
         if peer == self._peer_id:
             raise PeerUnreachable(f"{address} is ourselves")
-        await self._probe(head)
+        await probe(head, self._settings.request_seconds)
         timeout = self._control.timeout_seconds
         connect = self._messages.ConnectRequest(peer=raw_peer, addrs=[raw_address], timeout=timeout)
         await self._control.request(peer, type=self._messages.Request.CONNECT, connect=connect)
         return peer
-
-    async def _probe(self, address: str) -> None:
-        """Raises PeerUnreachable if nobody listens there, so that p2pd need not find out.
-
-        libp2p refuses an address that failed for 5 s, then 6, 9, 14... up to 5 minutes, whatever we ask: a
-        bootstrap peer that was away for an hour would stay away for minutes more.
-        """
-        match address.split("/"):
-            case ["", "ip4" | "ip6" | "dns" | "dns4" | "dns6", host, "tcp", port]:
-                pass
-            case _:
-                return  # relayed, or not TCP: only p2pd can tell
-        with trio.move_on_after(self._settings.request_seconds) as scope:
-            try:
-                stream = await trio.open_tcp_stream(host, int(port))
-            except OSError as error:
-                raise PeerUnreachable(f"{address}: {error}") from error
-            await trio.aclose_forcefully(stream)
-        if scope.cancelled_caught:
-            raise PeerUnreachable(f"{address}: no connection within {self._settings.request_seconds:g} s")
 
     async def open(self, peer: PeerId, protocol: str) -> P2pdStream:
         open_request = self._messages.StreamOpenRequest(
@@ -194,6 +177,10 @@ class P2pdTransport:
         """Close every connection to `peer`, and its streams with them."""
         disconnect = self._messages.DisconnectRequest(peer=self._raw_peer(peer))
         await self._control.request(peer, type=self._messages.Request.DISCONNECT, disconnect=disconnect)
+
+    def flows(self) -> list[Flow]:
+        port = listen_port(self._settings, self._addresses)
+        return [] if port is None else tcp_flows(self._settings.listen_host, port)
 
     @property
     def _listen_path(self) -> Path:

@@ -5,8 +5,11 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from p2p._reach import CIRCUIT
 
 _MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108
 RELAY_CIRCUIT_BYTES = 1 << 40  # each way, before the relay ends a circuit
@@ -105,6 +108,17 @@ def near_addresses(settings: P2pdSettings) -> tuple[str, ...]:
         return ()
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen_host, settings.listen_host)
     return (f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{settings.listen_port}",)
+
+
+def listen_port(settings: P2pdSettings, addresses: Iterable[str]) -> int | None:
+    """As set, or else as p2pd says where it can be reached: None if it says other addresses than its own."""
+    if settings.listen_port or settings.announce:
+        return settings.listen_port or None
+    for address in addresses:
+        match address.split("/"):
+            case ["", _, _, "tcp", port, *_] if CIRCUIT not in address:
+                return int(port)
+    return None
 
 
 def remove_stale_sockets(parent: Path) -> None:

@@ -133,9 +133,12 @@ class Agenda:
         return self._ask(holder, again, now)
 
     def _waits(self, holder: Holder, now: float) -> Iterable[tuple[Ask, float]]:
-        """(what, how much longer it takes) of all that was asked of `holder`, in order."""
-        window, ahead_bytes = self.window(holder), 0
+        """(what, how much longer it takes) of all that was asked of `holder`, in order. What is overdue takes as much
+        longer again: a piece that stopped on its way would be about to come for ever."""
+        window, ahead_bytes, first_seconds = self.window(holder), 0, 0.0
         since_seconds = now - window.landed_at
         for ask in self._flights[holder]:
             ahead_bytes += ask.size_bytes
-            yield ask, max(window.seconds_for(ahead_bytes) - since_seconds, 0.0)
+            first_seconds = first_seconds or window.seconds_for(ahead_bytes)
+            more_seconds = window.seconds_for(ahead_bytes) - first_seconds
+            yield ask, abs(first_seconds - since_seconds) + more_seconds

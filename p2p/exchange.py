@@ -17,6 +17,7 @@ from p2p.manifest import is_blob_id
 from p2p.news import Notices
 from p2p.pace import Cap, Meter, Tally
 from p2p.protocols import PeerId, Stream, Transport
+from p2p.queueing import UplinkQueue
 from p2p.reputation import Reputation
 from p2p.serving import Serving
 from p2p.turns import Turns, TurnSettings
@@ -55,6 +56,7 @@ class Exchange:
         self._notices = Notices()
         self._given = Tally()
         self._uplink, self._downlink = Cap(), Cap()
+        self._queue = UplinkQueue(self._uplink, transport.flows)
         self._sent, self._received = Meter(window_seconds=5.0, settle_seconds=3.0), Meter()
         self._priorities: dict[str, int] = {}
         self._told: dict[PeerId, tuple[float, float]] = {}  # uplinks by their own word; until when that is new
@@ -97,6 +99,7 @@ class Exchange:
         """Serve from now on, and fetch, in tasks of `nursery`."""
         nursery.start_soon(self._turns.run)
         nursery.start_soon(self._fetching.run)
+        nursery.start_soon(self._queue.keep_short)
         await self._transport.handle(PROTOCOL, self._serve)
 
     def set_limits(
@@ -114,6 +117,12 @@ class Exchange:
     def limits(self) -> tuple[float | None, float | None]:
         """(uplink, downlink) in bytes a second, as set."""
         return self._uplink.rate, self._downlink.rate
+
+    @property
+    def uplink_queue_seconds(self) -> float | None:
+        """How long what we send waits before the link takes it; None while the uplink has no limit, or where the
+        kernel does not say."""
+        return self._queue.seconds
 
     @property
     def rates(self) -> tuple[float, float]:

@@ -53,7 +53,7 @@ class ExchangeSettings:
     send_budget_bytes: int = 24 << 20  # pieces in memory on their way out
     idle_seconds: float = 60.0  # an inbound stream without a request is closed
     update_wait_seconds: float = 2.0  # a sign of life at least so often; must be well below stall_seconds
-    news_seconds: float = 0.5  # between two messages about what is new here
+    news_seconds: float = 1.0  # between two messages about what is new here
     news_bytes_per_second: float = 100e3  # large bitmaps are told less often
     least_bytes_per_second: float = 1000.0  # who reads a piece slower than that is cut off
 

@@ -1,6 +1,9 @@
 """A transport that has nothing to do with the banned."""
 
+from collections.abc import Sequence
+
 from p2p.errors import PeerUnreachable
+from p2p.flows import Flow
 from p2p.protocols import PeerId, Stream, StreamHandler, Transport
 from p2p.reputation import Reputation
 
@@ -39,6 +42,9 @@ class GuardedTransport:
 
     async def connected(self) -> tuple[PeerId, ...]:
         return tuple(peer for peer in await self._inner.connected() if not self._reputation.is_banned(peer))
+
+    def flows(self) -> Sequence[Flow]:
+        return self._inner.flows()
 
     def _refuse(self, peer: PeerId) -> None:
         if self._reputation.is_banned(peer):

@@ -3,8 +3,9 @@
 import heapq
 import itertools
 import math
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -15,6 +16,7 @@ _WINDOW_SECONDS = 1.0
 _BEST_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 _OWED_SECONDS = 5.0
+_PART_SECONDS, _LEAST_PART_BYTES = 0.03, 32 << 10  # smaller ones cost too much of the processor
 _UNUSED_SHARE, _UNUSED_HALF_LIFE_SECONDS = 0.1, 0.2
 _HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
 
@@ -25,6 +27,7 @@ class Cap:
 
     def __init__(self, rate: float | None = None) -> None:
         self._rate = rate
+        self._share = 1.0
         self._allowance = 0.0  # in bytes; negative: borrowed from the future
         self._at = -math.inf
         self._unused = 1.0  # share of the rate of late
@@ -41,8 +44,14 @@ class Cap:
         if rate is not None and not rate > 0:
             raise ValueError(f"a rate of {rate} bytes a second is none")
         self._settle()
-        self._rate = rate
+        self._rate, self._share = rate, 1.0
         self._allowance = min(self._allowance, 0.0)
+        self._wake()
+
+    def ease(self, share: float) -> None:
+        """Until the next word, allow only that share of the rate, more than 0."""
+        self._settle()
+        self._share = share
         self._wake()
 
     async def take(self, size_bytes: int, priority: int = 0) -> None:
@@ -66,7 +75,7 @@ class Cap:
             self._settle()
             if self._allowance >= 0:
                 return
-            with trio.move_on_after(-self._allowance / self._rate + 1e-6):
+            with trio.move_on_after(-self._allowance / (self._rate * self._share) + 1e-6):
                 await self._changed.wait()
 
     @property
@@ -94,13 +103,39 @@ class Cap:
         now = trio.current_time()
         seconds = now - self._at
         if self._rate is not None and seconds > 0:
-            earned = seconds * self._rate
+            earned = seconds * self._rate * self._share
             allowance = min(self._allowance + earned, self._rate * _BURST_SECONDS)
             unused = 1.0 if math.isinf(earned) else (self._allowance + earned - allowance) / earned
             kept = 0.5 ** (seconds / _UNUSED_HALF_LIFE_SECONDS)
             self._unused = kept * self._unused + (1 - kept) * unused
             self._allowance = allowance
         self._at = now
+
+
+class Paced:
+    """A stream whose sends are paid for before, a part at a time: all at once they would leave as fast as the
+    transport takes them, beside what goes to others, and be dropped where the link begins."""
+
+    def __init__(self, stream: ByteStream, cap: Cap, pay: Callable[[int], Awaitable[None]]) -> None:
+        self._stream = stream
+        self._cap = cap
+        self._pay = pay
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            part = view[: self._part_bytes]
+            await self._pay(len(part))
+            await self._stream.send_all(part)
+            view = view[len(part) :]
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    @property
+    def _part_bytes(self) -> int:
+        rate = self._cap.rate
+        return sys.maxsize if rate is None else max(int(rate * _PART_SECONDS), _LEAST_PART_BYTES)
 
 
 class Charged:

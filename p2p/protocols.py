@@ -1,7 +1,9 @@
 """What the rest of covenantd may ask of the network, and nothing about how it is done."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
+
+from p2p.flows import Flow
 
 PeerId = str
 """libp2p peer id in base58, as p2pd prints it."""
@@ -47,6 +49,10 @@ class Transport(Protocol):
         ...
 
     async def connected(self) -> tuple[PeerId, ...]: ...
+
+    def flows(self) -> Sequence[Flow]:
+        """Our connections as the kernel sees them. Raises OSError where it does not say."""
+        ...
 
 
 class RecordStore(Protocol):

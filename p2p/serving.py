@@ -155,7 +155,7 @@ class Serving:
             offer: dict[str, object] = {"have": bitmap}
             if not request.brief:
                 offer["manifest"] = manifest.as_message()
-            await send_frame(stream, offer, MAX_MANIFEST_FRAME_BYTES)
+            await send_frame(self._turns.paced(stream, turn), offer, MAX_MANIFEST_FRAME_BYTES)
         return request.blob_id
 
     async def _send_piece(self, stream: StallGuard, request: PieceRequest, queue: Queue) -> None:
@@ -178,7 +178,8 @@ class Serving:
             queue.answering = None
             data = await self._read(blob_id, index, length)
             self.dealings.left(blob_id, stream.remote, index)
-            await send_bytes(stream, data, (IDLE if self._turns.idle else BUSY) if data else b"")
+            head = (IDLE if self._turns.idle else BUSY) if data else b""
+            await send_bytes(self._turns.paced(stream, turn), data, head)
         count(self.sent_bytes, stream.remote, len(data))
         self.on_bytes(stream.remote, blob_id, len(data))
         return None

@@ -33,7 +33,7 @@ _GATHER_SECONDS = 0.02
 _TRICKLE_BYTES = 12 << 10  # who brings less in that time is left to gather
 _TAIL_BYTES = 8 << 10  # of a frame are not waited for
 _LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
-_LANE_BYTES = 256 << 10  # asked on one lane before the next is opened
+_LANE_BYTES = 64 << 10  # asked on one lane before the next is opened: who has one gets half of who has two
 _PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
 _REMEMBERED_BYTES = 1 << 20  # of bitmaps a holder told us; what is more is as if not told
 
@@ -169,7 +169,8 @@ class Session:
     async def _lane(self, nursery: trio.Nursery, priority: int) -> Lane:
         lanes = [lane for lane in self._lanes if lane.priority == priority]
         best = min(lanes, key=lambda lane: lane.asked_bytes, default=None)
-        if best is not None and (best.asked_bytes < _LANE_BYTES or len(lanes) >= self._settings.lanes):
+        most = self._settings.lanes if self.fruitful else 1  # opening them all at the start costs everybody time
+        if best is not None and (best.asked_bytes < _LANE_BYTES or len(lanes) >= most):
             return best
         lane = Lane(await self._open(), priority)
         self._lanes.append(lane)

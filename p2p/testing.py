@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from p2p.errors import P2pError, PeerUnreachable, StreamClosed
+from p2p.flows import Flow
 from p2p.protocols import PeerId, StreamHandler
 
 _CHUNK_BYTES = 16 << 10
@@ -134,6 +135,9 @@ class MemoryTransport:
 
     async def connected(self) -> tuple[PeerId, ...]:
         return tuple(peer for peer in self.network._nodes if peer != self._peer_id)
+
+    def flows(self) -> tuple[Flow, ...]:
+        return ()
 
     async def send_uplink(self, size_bytes: int) -> None:
         """Wait for our turn on the uplink and for the bytes to be on it."""

@@ -3,7 +3,7 @@
 First what peers want whom we know; of that what matters most; of that what nobody else has, so that others can relay
 it; of that what was sent the least; of that who had the least of us for what it is worth as a relay, so that nobody
 falls behind for whom all would wait in the end. Nobody waits for ever: requests that waited long enough go before
-others, and of them, too, the one of whoever had the least: else who asks for more would get more.
+others, and of them, too, the oldest one of whoever had the least: else who asks for more would get more.
 """
 
 import math
@@ -17,8 +17,9 @@ import trio
 
 from p2p.dealing import relative_worth
 from p2p.limits import forget_oldest
-from p2p.pace import Cap, Meter, Tally
+from p2p.pace import Cap, Meter, Paced, Tally
 from p2p.protocols import PeerId
+from p2p.wire import ByteStream
 
 MANIFEST = -1  # instead of a piece
 _MAX_BLOBS_COUNTED = 512
@@ -69,7 +70,8 @@ def choose(
         least = min(map(times_sent, waiting))
         waiting = [turn for turn in waiting if times_sent(turn) == least]
     shares = [had(turn.peer, bool(firsts)) for turn in waiting]
-    return chance.choice([turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001])
+    leading = [turn for turn, share in zip(waiting, shares, strict=True) if share <= min(shares) * 1.0001]
+    return leading[0] if patient else chance.choice(leading)
 
 
 def weighed(
@@ -93,7 +95,8 @@ class Turns:
         self._had = Tally(_HAD_SECONDS)
         self._chance = random.Random()
         self._waiting: list[Turn] = []
-        self._sending: dict[Turn, float] = {}  # since when
+        self._sending: dict[Turn, float] = {}  # since when, without the time for which the cap held it up
+        self._held_up: set[Turn] = set()  # by the cap, now
         self._slow: dict[PeerId, None] = {}  # who took long for a piece last time
         self._sent_at: dict[int, float] = {}  # by priority: when a peer we know was last sent a piece
         self._times_sent: dict[str, Counter[int]] = {}
@@ -126,26 +129,37 @@ class Turns:
             return False
         return len(self._sending) <= 1 if self._cap.rate is None else self._cap.unspent
 
+    def paced(self, stream: ByteStream, turn: Turn) -> Paced:
+        """For the bytes of the piece, whose turn it is: the cap counts them as they go."""
+
+        async def pay(size_bytes: int) -> None:
+            since = trio.current_time()
+            self._held_up.add(turn)
+            try:
+                await self._cap.take(size_bytes, priority=turn.stranger)
+            finally:
+                self._held_up.discard(turn)
+            self._sending[turn] += trio.current_time() - since
+
+        return Paced(stream, self._cap, pay)
+
     def charge(self, size_bytes: int) -> None:
         """Something was sent without a turn."""
         self._cap.spend(size_bytes)
 
     def give_back(self, turn: Turn) -> None:
         """Nothing is sent after all."""
-        self._cap.spend(-turn.size_bytes)
         if turn.blob_id in self._times_sent:
             self._times_sent[turn.blob_id][turn.piece] -= 1
 
     async def run(self) -> None:
         """Give turns, for ever."""
         while True:
-            if not self._ready():
-                with trio.move_on_after(self._pause_seconds()):
-                    await self._changed.wait()
-                continue
-            await self._cap.ready()
             if ready := self._ready():
                 self._grant(ready, trio.current_time())
+                continue
+            with trio.move_on_after(self._pause_seconds()):
+                await self._changed.wait()
 
     def _grant(self, ready: list[Turn], now: float) -> None:
         longest_since = now - self._settings.patience_seconds
@@ -154,21 +168,24 @@ class Turns:
         self._had.add(turn.peer, turn.size_bytes)
         self._waiting.remove(turn)
         self._sending[turn] = now
-        self._cap.spend(turn.size_bytes)
         self._count(turn)
         turn.granted.set()
 
     def _ready(self) -> list[Turn]:
-        """Who waits and may have a turn now. Slow readers have a room of their own: they only hold up each other."""
+        """Who waits and may have a turn now. Slow readers have a room of their own, and so have strangers, who are sent
+        nothing while those we know wait for the cap: they only hold up each other."""
         if not self._waiting:
             return []
         room_bytes = max(self._settings.least_bytes, self._sent.rate * self._settings.ahead_seconds)
-        busy_bytes, timely = Counter[bool](), self._timely()
+        busy_bytes, timely = Counter[tuple[bool, bool]](), self._timely()
         for turn, _ in timely:
-            busy_bytes[turn.peer in self._slow] += turn.size_bytes
+            busy_bytes[self._room(turn)] += turn.size_bytes
         least = self._least_priority(timely)
         waiting = [turn for turn in self._waiting if turn.priority <= least]
-        return [turn for turn in waiting if busy_bytes[turn.peer in self._slow] < room_bytes]
+        return [turn for turn in waiting if busy_bytes[self._room(turn)] < room_bytes]
+
+    def _room(self, turn: Turn) -> tuple[bool, bool]:
+        return turn.stranger, turn.peer in self._slow
 
     def _least_priority(self, timely: list[tuple[Turn, float]]) -> float:
         """What matters less does not go beside what matters more, which it would halve, unless the uplink idles.
@@ -180,15 +197,16 @@ class Turns:
         return min([turn.priority for turn, _ in timely if not turn.stranger] + recent, default=math.inf)
 
     def _timely(self) -> list[tuple[Turn, float]]:
-        now = trio.current_time()
-        return [(turn, at) for turn, at in self._sending.items() if now - at < self._settings.slow_seconds]
+        """Those whose readers are not slow, as far as is known."""
+        since = trio.current_time() - self._settings.slow_seconds
+        return [(turn, at) for turn, at in self._sending.items() if at > since or turn in self._held_up]
 
     def _pause_seconds(self) -> float:
         """How long to wait, unless something changes."""
         if not self._waiting:
             return math.inf
-        slow_at = [at + self._settings.slow_seconds - trio.current_time() for _, at in self._timely()[:1]]
-        return min([self._settings.lull_seconds, *slow_at]) + 1e-6
+        slow_at = [at + self._settings.slow_seconds for turn, at in self._timely() if turn not in self._held_up]
+        return min([self._settings.lull_seconds, *(at - trio.current_time() for at in slow_at)]) + 1e-6
 
     def _judge(self, peer: PeerId, seconds: float) -> None:
         self._slow.pop(peer, None)

@@ -29,6 +29,7 @@ class Window:
         self.landed_at = 0.0
         self._latency_seconds = _MAX_AHEAD_SECONDS  # the shortest answer to a question asked of an idle holder
         self._lone = False  # what is in flight was asked when nothing was
+        self._busy = False  # by its last answer
         self._depth = 1.0  # so many times `ahead_seconds` are asked ahead
         self._bytes = 0.0
         self._seconds = 0.0
@@ -48,9 +49,11 @@ class Window:
     def has_room(self, size_bytes: int, in_flight_bytes: int) -> bool:
         """Whether that much more may be asked than `in_flight_bytes`.
 
-        Two questions may always be open, or the holder would idle for a round trip after each answer.
+        Two questions may always be open, or the holder would idle for a round trip after each answer; unless it says
+        that others keep it busy, and the second one would only stand in line.
         """
-        return in_flight_bytes + size_bytes <= max(self.limit_bytes, 2 * size_bytes)
+        least = 1 if self._busy and self.seconds_for(2 * size_bytes) > _MAX_AHEAD_SECONDS else 2
+        return in_flight_bytes + size_bytes <= max(self.limit_bytes, least * size_bytes)
 
     def asked(self, size_bytes: int, now: float) -> None:
         if self.in_flight_bytes == 0:
@@ -63,6 +66,7 @@ class Window:
         self.in_flight_bytes -= size_bytes
         if not arrived:
             return
+        self._busy = not idle
         self._deepen(size_bytes, idle)
         seconds = max(now - self.landed_at, 1e-6)
         if self._lone:

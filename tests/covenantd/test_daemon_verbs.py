@@ -162,7 +162,16 @@ async def test_the_link_is_capped_and_freed(daemon: Daemon) -> None:
     assert (await daemon.ctl("limits", "set", "downlink", "1.5MB/s")).returncode == 0
     assert (await daemon.ctl("limits", "set", "uplink", "none")).returncode == 0
     assert daemon.exchange.limits == (None, 1.5e6)
-    assert json.loads((await daemon.ctl("limits", "--json")).stdout)["link"]["downlink_bytes_per_second"] == 1.5e6
+    link = json.loads((await daemon.ctl("limits", "--json")).stdout)["link"]
+    assert link["downlink_bytes_per_second"] == 1.5e6 and link["uplink_queue_seconds"] is None
+
+
+async def test_how_long_what_is_sent_waits_for_the_link_is_shown(daemon: Daemon) -> None:
+    daemon.exchange._queue.seconds = 0.0421
+    assert "; what is sent waits 42 ms for the link" in (await daemon.ctl("limits")).stdout.decode()
+
+
+async def test_limits_that_are_none_of_these_are_refused(daemon: Daemon) -> None:
     for words in (("set",), ("set", "uplink"), ("set", "sideways", "1MB"), ("set", "uplink", "fast"), ("uplink",)):
         assert (await daemon.ctl("limits", *words)).returncode == 2, words
 

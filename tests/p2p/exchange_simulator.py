@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 from p2p.agenda import Agenda, Ask, Wanted
 from p2p.dealing import Dealing
+from p2p.exchange_settings import ExchangeSettings
 from p2p.schedule import Schedule
 from p2p.turns import Turn, TurnSettings, choose, weighed
 from p2p.window import WindowSettings
 
-NEWS_SECONDS = 0.5
+NEWS_SECONDS = ExchangeSettings().news_seconds
 LANES = 2
 START_ROUND_TRIPS = 4  # a stream for news, the list to watch, the manifest, a lane
 HOP_SECONDS = 0.002  # from a p2pd to its daemon, or back

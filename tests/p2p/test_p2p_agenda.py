@@ -152,6 +152,36 @@ def test_an_idle_fast_holder_takes_over_what_waits_longest_at_a_slow_one():
     assert agenda.next_for("slow", 2.02) is None  # nobody takes it back
 
 
+def test_what_is_long_overdue_is_taken_over_too():
+    """A piece whose transmission stopped is not "about to come"."""
+    agenda, one = Agenda(SETTINGS), wanted(2)
+    agenda.add("x", one)
+    for holder in ("slow", "fast"):
+        one.schedule.offer(holder, full_bitmap(2))
+        agenda.window(holder).asked(SIZE, 0.0)
+        agenda.window(holder).landed(SIZE, {"slow": 2.0, "fast": 0.1}[holder])  # what a piece takes them
+    stuck = agenda.next_for("slow", 10.0)
+    done = agenda.next_for("fast", 10.0)
+    agenda.landed("fast", done, 10.1, arrived=True)
+    one.schedule.got("fast", done.piece)
+    assert agenda.next_for("fast", 11.9) is None  # it is about to come
+    taken = agenda.next_for("fast", 13.0)
+    assert taken is not None and taken.piece == stuck.piece and taken.instead_of == "slow"
+
+
+@pytest.mark.parametrize(("piece_seconds", "idle", "questions"), [(1.0, False, 2), (2.0, False, 1), (2.0, True, 2)])
+def test_a_second_question_does_not_stand_in_line_for_long(piece_seconds, idle, questions):
+    """Where others keep the holder busy."""
+    window, now = Window(WindowSettings(first_bytes=SIZE)), 0.0
+    for _ in range(5):
+        window.asked(SIZE, now)
+        now += piece_seconds
+        window.landed(SIZE, now, idle=idle)
+    while window.has_room(SIZE, window.in_flight_bytes):
+        window.asked(SIZE, now)
+    assert window.in_flight_bytes == questions * SIZE
+
+
 def test_a_window_grows_to_what_the_way_holds_and_no_further():
     """A link of 1 MB/s with 200 ms: whatever is asked arrives at that rate, no sooner than 200 ms later."""
     window, now, free_at, flights = Window(WindowSettings(first_bytes=2 * SIZE)), 0.0, 0.0, []

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,6 +69,39 @@ def test_an_uplink_is_measured_within_10_percent(tmp_path: Path) -> None:
         best = a.ask("look")["best"][0]
         print(f"{best / MBIT:.2f} Mbit/s measured, 20 there")
         assert 0.9 < best / (20 * MBIT) < 1.1
+
+
+CONNECTS = (
+    "import socket,statistics,sys,time\n"
+    "def seconds():\n"
+    "    start = time.monotonic()\n"
+    "    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10):\n"
+    "        took = time.monotonic() - start\n"
+    "    time.sleep(0.2)\n"
+    "    return took\n"
+    "print(statistics.median(seconds() for _ in range(40)))\n"
+)
+
+
+@pytest.mark.timeout(180)
+def test_at_a_cap_of_all_that_the_link_carries_its_queue_stays_short(tmp_path: Path) -> None:
+    """Filled by a burst at the start, it would hold 150 ms for as long as as much comes as leaves."""
+    links = [Link(up_mbit=10, one_way_ms=12.5), *[Link(one_way_ms=12.5)] * 3]
+    with open_lab(links, "bbr") as lab, peers(lab, tmp_path) as four:
+        meet(four)
+        a = four[0]
+        a.ask("limits", [10 * MBIT, None])
+        blob_id = give(a, 100 << 20, b"x")
+        for one in four[1:]:
+            one.tell("fetch", [blob_id, [a.peer_id]])
+        time.sleep(10)
+        before, start = sent_bytes(lab, 0), time.monotonic()
+        host, port = four[1].address.split("/")[2:5:2]
+        round_trip_seconds = float(lab.run(0, sys.executable, "-c", CONNECTS, host, port))
+        rate = (sent_bytes(lab, 0) - before) / (time.monotonic() - start)
+        print(f"{round_trip_seconds * 1e3:.0f} ms to connect where the way takes 50; {rate / MBIT:.2f} of 10 Mbit/s")
+        assert round_trip_seconds < 0.05 + 0.08
+        assert 0.95 < rate / (10 * MBIT) < 1.02
 
 
 def freeze(lab: Lab, victim: PeerProcess) -> None:

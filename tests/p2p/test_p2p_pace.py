@@ -1,6 +1,7 @@
 """Caps hold within 5 %, meters measure, turns are taken in order."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import trio
@@ -62,6 +63,18 @@ async def test_a_tally_fades_and_is_bounded(autojump_clock):
     for peer in "BCD":
         tally.add(peer, 1)
     assert tally.of("A") == 0
+
+
+class Sink:
+    """A stream that takes what comes, in no time unless said otherwise: `took` is when, and how much."""
+
+    def __init__(self, read_seconds=0.0):
+        self.read_seconds = read_seconds
+        self.took = []
+
+    async def send_all(self, data):
+        await trio.sleep(self.read_seconds)
+        self.took.append((trio.current_time(), len(data)))
 
 
 def turn(peer, piece=0, priority=1, since=0.0, blob="x"):
@@ -154,13 +167,54 @@ async def test_capped_turns_keep_their_rate(autojump_clock, nursery):
     nursery.start_soon(turns.run)
 
     async def send():
-        async with turns.take(turn("A")):
-            pass
+        async with turns.take(one := turn("A")):
+            await turns.paced(Sink(), one).send_all(bytes(10))
 
     async with trio.open_nursery() as senders:
         for _ in range(100):
             senders.start_soon(send)
     assert 9.5 < trio.current_time() < 10.5
+
+
+async def test_a_large_piece_leaves_at_the_rate_of_its_cap_a_part_at_a_time(autojump_clock, nursery):
+    cap, sink = Cap(100e3), Sink()
+    turns = Turns(TurnSettings(slow_seconds=1.0), cap, Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    async with turns.take(one := turn("A")):
+        with trio.fail_after(11):
+            await turns.paced(sink, one).send_all(bytes(1_000_000))
+        sizes = [size for _, size in sink.took]
+        assert sum(sizes) == 1_000_000 and max(sizes) < 50_000
+        assert max(after - before for (before, _), (after, _) in pairwise(sink.took)) < 0.5
+        assert turns._timely(), "the cap took ten seconds, not who reads it"
+    assert not turns._slow
+    cap.set(None)
+    async with turns.take(one := turn("A")):
+        await turns.paced(sink, one).send_all(bytes(1_000_000))
+    assert sink.took[-1][1] == 1_000_000, "without a cap nothing is held up"
+
+
+async def test_who_reads_slowly_is_found_out_however_the_cap_holds_us_up(autojump_clock, nursery):
+    turns = Turns(TurnSettings(slow_seconds=1.0), Cap(100e3), Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    async with turns.take(one := turn("A")):
+        await turns.paced(Sink(read_seconds=0.5), one).send_all(bytes(100_000))
+    assert list(turns._slow) == ["A"]
+
+
+async def test_an_eased_cap_allows_a_share_of_its_rate(autojump_clock):
+    cap = Cap(100.0)
+    cap.ease(0.8)
+    await cap.take(100)
+    start = trio.current_time()
+    for _ in range(10):
+        await cap.take(80)
+    assert 9.9 < trio.current_time() - start < 10.7 and cap.rate == 100.0
+    cap.ease(1.0)
+    await cap.take(100)
+    start = trio.current_time()
+    await cap.take(100)
+    assert 0.9 < trio.current_time() - start < 1.1
 
 
 async def test_an_uplink_idles_when_it_could_carry_more_than_it_is_asked_for(autojump_clock, nursery):
@@ -169,15 +223,16 @@ async def test_an_uplink_idles_when_it_could_carry_more_than_it_is_asked_for(aut
     nursery.start_soon(turns.run)
     await trio.sleep(1)
     assert turns.idle
-    for seconds, idles in ((0.1, False), (0.2, True), (0.13, True), (0.1, False)):  # 0.1 s is what a piece takes
+    for seconds, idles in ((0.0, False), (0.2, True), (0.13, True), (0.1, False)):  # 0.1 s is what a piece takes
         for _ in range(20):
-            async with turns.take(turn("A")):
-                await trio.sleep(seconds)
+            async with turns.take(one := turn("A")):
+                await turns.paced(Sink(), one).send_all(bytes(10))
+            await trio.sleep(seconds)
         assert turns.idle == idles, seconds
     await trio.sleep(100)
-    for _ in range(8):
-        async with turns.take(turn("A")):
-            await trio.sleep(0.1)
+    for _ in range(9):
+        async with turns.take(one := turn("A")):
+            await turns.paced(Sink(), one).send_all(bytes(10))
     assert not turns.idle  # a lull is soon forgotten
 
 

@@ -44,6 +44,11 @@ def test_what_was_sent_least_goes_first_until_somebody_has_waited_long():
     assert chosen([again, new], sent, longest_since=4.0) is again
 
 
+def test_of_those_who_waited_long_and_had_as_much_the_oldest_goes_first():
+    queue = [turn("A", piece, since=0.1 * piece) for piece in range(20)]
+    assert {chosen(queue, longest_since=9.0) for _ in range(20)} == {queue[0]}
+
+
 def test_of_those_who_waited_long_the_one_that_had_least_goes_first():
     """Else who asks for more gets more, and who fell behind stays there until all wait for it."""
     queue = [turn("greedy", piece, since=0.1 * piece) for piece in range(5)] + [turn("behind", 9, since=1.0)]

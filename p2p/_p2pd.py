@@ -179,8 +179,7 @@ class P2pdTransport:
         await self._control.request(peer, type=self._messages.Request.DISCONNECT, disconnect=disconnect)
 
     def flows(self) -> list[Flow]:
-        port = listen_port(self._settings, self._addresses)
-        return [] if port is None else tcp_flows(self._settings.listen_host, port)
+        return tcp_flows(self._settings.listen_host, listen_port(self._settings, self._addresses))
 
     @property
     def _listen_path(self) -> Path:

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,15 +110,16 @@ def near_addresses(settings: P2pdSettings) -> tuple[str, ...]:
     return (f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{settings.listen_port}",)
 
 
-def listen_port(settings: P2pdSettings, addresses: Iterable[str]) -> int | None:
-    """As set, or else as p2pd says where it can be reached: None if it says other addresses than its own."""
-    if settings.listen_port or settings.announce:
-        return settings.listen_port or None
-    for address in addresses:
+def listen_port(settings: P2pdSettings, addresses: Sequence[str]) -> int:
+    """As set, or else of the nearest of its own addresses: a NAT shows farther ones with ports of its own. Raises
+    OSError if p2pd says where others reach it alone."""
+    if settings.listen_port:
+        return settings.listen_port
+    for address in [] if settings.announce else reversed(addresses):
         match address.split("/"):
             case ["", _, _, "tcp", port, *_] if CIRCUIT not in address:
                 return int(port)
-    return None
+    raise OSError("p2pd does not say at which port it listens; set it in [network] listen")
 
 
 def remove_stale_sockets(parent: Path) -> None:

@@ -241,7 +241,6 @@ class Exchange:
         self.on_bytes("in", peer, blob_id, count)
 
     def _count_sent(self, peer: PeerId, blob_id: str, count: int) -> None:
-        self._sent.add(count)
         self.on_bytes("out", peer, blob_id, count)
 
     def _worth(self, peer: PeerId) -> float:

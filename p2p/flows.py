@@ -49,7 +49,7 @@ def tcp_flows(host: str, port: int) -> list[Flow]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(_TIMEOUT_SECONDS)
         kernel.send(_HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + question)
-        return [flow for answer in _answers(kernel) if (flow := _flow(answer)) is not None]
+        return [_flow(answer) for answer in _answers(kernel)]
 
 
 def _answers(kernel: socket.socket) -> Iterator[bytes]:
@@ -58,15 +58,15 @@ def _answers(kernel: socket.socket) -> Iterator[bytes]:
         while data:
             length, kind, *_ = _HEADER.unpack_from(data)
             body, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
-            if kind == _NLMSG_DONE:
+            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                (error,) = struct.unpack_from("=i", body)
+                if error < 0:
+                    raise OSError(-error, "the kernel does not tell of its connections")
                 return
-            if kind == _NLMSG_ERROR:
-                raise OSError(-struct.unpack_from("=i", body)[0], "the kernel does not tell of its connections")
             yield body
 
 
-def _flow(answer: bytes) -> Flow | None:
-    """None: it says nothing of TCP, as an old kernel's may."""
+def _flow(answer: bytes) -> Flow:
     attributes = answer[_ANSWER_BYTES:]
     while len(attributes) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(attributes)
@@ -75,4 +75,4 @@ def _flow(answer: bytes) -> Flow | None:
             (key,) = _COOKIE.unpack_from(answer)
             return Flow(key, not unacked, quiet_ms * 1e-3, round_trip_us * 1e-6, least_us * 1e-6, sent_again)
         attributes = attributes[max((length + 3) & ~3, _ATTRIBUTE.size) :]
-    return None
+    raise OSError("this kernel says too little of its connections")

@@ -87,7 +87,7 @@ async def push_news(
     both sides more than finding out."""
     said_at = -math.inf
     while True:
-        with trio.move_on_after(settings.update_wait_seconds):
+        with trio.move_on_at(said_at + settings.update_wait_seconds):
             await watch.news.wait()
         sent_bytes = 0
         for frame in _frames(watch, bitmap):

@@ -3,7 +3,6 @@
 import heapq
 import itertools
 import math
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +15,8 @@ _WINDOW_SECONDS = 1.0
 _BEST_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 _OWED_SECONDS = 5.0
-_PART_SECONDS, _LEAST_PART_BYTES = 0.03, 32 << 10  # smaller ones cost too much of the processor
+_PART_SECONDS, _LEAST_PART_BYTES = 0.04, 8 << 10  # smaller ones cost too much of the processor
+_SHORT_BYTES = 8  # are not waited with: the length of a piece goes with its first part
 _UNUSED_SHARE, _UNUSED_HALF_LIFE_SECONDS = 0.1, 0.2
 _HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
 
@@ -46,6 +46,8 @@ class Cap:
         self._settle()
         self._rate, self._share = rate, 1.0
         self._allowance = min(self._allowance, 0.0)
+        if rate is not None:
+            self._allowance = max(self._allowance, -_OWED_SECONDS * rate)
         self._wake()
 
     def ease(self, share: float) -> None:
@@ -75,8 +77,18 @@ class Cap:
             self._settle()
             if self._allowance >= 0:
                 return
-            with trio.move_on_after(-self._allowance / (self._rate * self._share) + 1e-6):
+            with trio.move_on_after(-self._allowance / self.allowed + 1e-6):
                 await self._changed.wait()
+
+    @property
+    def allowed(self) -> float:
+        """Bytes a second for now."""
+        return math.inf if self._rate is None else self._rate * self._share
+
+    @property
+    def part_bytes(self) -> float:
+        """What to spend at a time, where there is a choice."""
+        return math.inf if self._rate is None else max(self._rate * _PART_SECONDS, _LEAST_PART_BYTES)
 
     @property
     def unspent(self) -> bool:
@@ -103,7 +115,7 @@ class Cap:
         now = trio.current_time()
         seconds = now - self._at
         if self._rate is not None and seconds > 0:
-            earned = seconds * self._rate * self._share
+            earned = seconds * self.allowed
             allowance = min(self._allowance + earned, self._rate * _BURST_SECONDS)
             unused = 1.0 if math.isinf(earned) else (self._allowance + earned - allowance) / earned
             kept = 0.5 ** (seconds / _UNUSED_HALF_LIFE_SECONDS)
@@ -116,26 +128,34 @@ class Paced:
     """A stream whose sends are paid for before, a part at a time: all at once they would leave as fast as the
     transport takes them, beside what goes to others, and be dropped where the link begins."""
 
-    def __init__(self, stream: ByteStream, cap: Cap, pay: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        cap: Cap,
+        pay: Callable[[int], Awaitable[None]],
+        sent: Callable[[int], None],
+    ) -> None:
         self._stream = stream
         self._cap = cap
         self._pay = pay
+        self._sent = sent
 
     async def send_all(self, data: bytes | memoryview) -> None:
+        if len(data) < _SHORT_BYTES:
+            self._cap.spend(len(data))
+            return await self._stream.send_all(data)
         view = memoryview(data)
         while view:
-            part = view[: self._part_bytes]
+            parts = max(round(len(view) / self._cap.part_bytes), 1)  # of one size: a rest is too cheap to wait for
+            part = view[: -(-len(view) // parts)]
             await self._pay(len(part))
             await self._stream.send_all(part)
+            self._sent(len(part))
             view = view[len(part) :]
+        return None
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)
-
-    @property
-    def _part_bytes(self) -> int:
-        rate = self._cap.rate
-        return sys.maxsize if rate is None else max(int(rate * _PART_SECONDS), _LEAST_PART_BYTES)
 
 
 class Charged:

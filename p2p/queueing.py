@@ -17,10 +17,11 @@ from p2p.pace import Cap
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
+_RETRY_SECONDS = 60.0  # when the kernel said nothing
 _RECENT_SECONDS = 1.0  # older round trips say nothing of the queue now
-_TARGET_SECONDS = 0.04  # a queue that short is none: about a part of a piece, see `p2p.pace`
+_TARGET_SECONDS = 0.04  # a queue that short is none; nor is a part of a piece, which a slow link takes longer for
 _DRAIN_SECONDS = 2.0  # what is beyond the target is to be gone by then
-_LEAST_SHARE = 0.7  # whoever else makes us wait
+_LEAST_SHARE = 0.7  # whoever else makes us wait, as a full downlink does that delays acknowledgements
 
 
 class UplinkQueue:
@@ -34,35 +35,44 @@ class UplinkQueue:
         self._sent_again: dict[int, int] | None = None  # bytes by flow, when we looked last
 
     async def keep_short(self) -> None:
-        """Ease the cap, and charge it for what had to be sent again. Ends where the kernel tells nothing, without
-        which the cap works as well as it can."""
+        """For ever: ease the cap, and charge it for what had to be sent again. While the kernel tells nothing the cap
+        works as well as it can without."""
         while True:
             await trio.sleep(_LOOK_SECONDS)
+            if self._cap.rate is None:
+                self._forget()
+                continue
             try:
-                self._look()
+                flows = self._flows()
             except OSError as error:
-                _log.info("the uplink's queue is not looked after: %s", error)
-                return
+                _log.info("how long what is sent waits for the link is not known: %s", error)
+                self._forget()
+                await trio.sleep(_RETRY_SECONDS)
+            else:
+                self._look(flows)
 
-    def _look(self) -> None:
-        if self._cap.rate is None:
-            self.seconds = self._sent_again = None
-            return
-        flows, before = self._flows(), self._sent_again
+    def _look(self, flows: Sequence[Flow]) -> None:
+        before = self._sent_again
         if before is not None:
             self._cap.owe(sum(flow.sent_again_bytes - before.get(flow.key, 0) for flow in flows))
         self._sent_again = {flow.key: flow.sent_again_bytes for flow in flows}
         self.seconds = queue_seconds(flows)
-        self._cap.ease(share_for(self.seconds))
+        target_seconds = max(_TARGET_SECONDS, self._cap.part_bytes / self._cap.allowed)
+        self._cap.ease(1.0 if self._cap.unspent else share_for(self.seconds, target_seconds))
+
+    def _forget(self) -> None:
+        self.seconds = self._sent_again = None
+        self._cap.ease(1.0)
 
 
 def queue_seconds(flows: Sequence[Flow]) -> float:
     """How long a byte of ours waits before the link takes it, at most: what the least delayed flow waits, for the
     others may wait elsewhere, too. 0 when nothing is on its way."""
     active = [flow for flow in flows if not flow.acknowledged and flow.quiet_seconds < _RECENT_SECONDS]
-    return min((flow.round_trip_seconds - flow.least_round_trip_seconds for flow in active), default=0.0)
+    waits = [flow.round_trip_seconds - flow.least_round_trip_seconds for flow in active]
+    return min((seconds for seconds in waits if seconds >= 0), default=0.0)  # negative: not measured yet
 
 
-def share_for(waiting_seconds: float) -> float:
-    """Of the rate, so that such a queue is gone in time."""
-    return 1.0 - min(max(waiting_seconds - _TARGET_SECONDS, 0.0) / _DRAIN_SECONDS, 1.0 - _LEAST_SHARE)
+def share_for(waiting_seconds: float, target_seconds: float = _TARGET_SECONDS) -> float:
+    """Of the rate, so that what waits beyond the target is gone in time."""
+    return 1.0 - min(max(waiting_seconds - target_seconds, 0.0) / _DRAIN_SECONDS, 1.0 - _LEAST_SHARE)

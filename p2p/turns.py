@@ -31,6 +31,7 @@ class TurnSettings:
     least_bytes: int = 256 << 10  # on their way into the transport at a time
     ahead_seconds: float = 0.3  # of the uplink's rate, where that is more
     slow_seconds: float = 1.0  # who takes longer for a piece does not keep others waiting
+    held_up_seconds: float = 10.0  # by the cap; then the rest of a piece leaves at once: who reads it has timeouts
     patience_seconds: float = 2.0  # after so long a request goes before others
     lull_seconds: float = 0.1  # what matters less waits so long for the next piece of what matters more
     full_share: float = 0.7  # of the best rate: below it there is room for what matters less, too
@@ -135,13 +136,17 @@ class Turns:
         async def pay(size_bytes: int) -> None:
             since = trio.current_time()
             self._held_up.add(turn)
-            try:
-                await self._cap.take(size_bytes, priority=turn.stranger)
-            finally:
-                self._held_up.discard(turn)
-            self._sending[turn] += trio.current_time() - since
+            with trio.move_on_at(math.inf if turn.stranger else patient_until) as patience:
+                try:
+                    await self._cap.take(size_bytes, priority=turn.stranger)
+                finally:
+                    self._held_up.discard(turn)
+                    self._sending[turn] += trio.current_time() - since
+            if patience.cancelled_caught:
+                self._cap.spend(size_bytes)
 
-        return Paced(stream, self._cap, pay)
+        patient_until = trio.current_time() + self._settings.held_up_seconds
+        return Paced(stream, self._cap, pay, self._sent.add)
 
     def charge(self, size_bytes: int) -> None:
         """Something was sent without a turn."""
@@ -172,8 +177,8 @@ class Turns:
         turn.granted.set()
 
     def _ready(self) -> list[Turn]:
-        """Who waits and may have a turn now. Slow readers have a room of their own, and so have strangers, who are sent
-        nothing while those we know wait for the cap: they only hold up each other."""
+        """Who waits and may have a turn now. Slow readers have a room of their own, and so have strangers: they only
+        hold up each other. Under a cap, strangers have no turn beside those we know."""
         if not self._waiting:
             return []
         room_bytes = max(self._settings.least_bytes, self._sent.rate * self._settings.ahead_seconds)
@@ -181,7 +186,8 @@ class Turns:
         for turn, _ in timely:
             busy_bytes[self._room(turn)] += turn.size_bytes
         least = self._least_priority(timely)
-        waiting = [turn for turn in self._waiting if turn.priority <= least]
+        only_known = self._cap.rate is not None and any(not turn.stranger for turn, _ in timely)
+        waiting = [turn for turn in self._waiting if turn.priority <= least and not (only_known and turn.stranger)]
         return [turn for turn in waiting if busy_bytes[self._room(turn)] < room_bytes]
 
     def _room(self, turn: Turn) -> tuple[bool, bool]:
@@ -190,7 +196,7 @@ class Turns:
     def _least_priority(self, timely: list[tuple[Turn, float]]) -> float:
         """What matters less does not go beside what matters more, which it would halve, unless the uplink idles.
         What strangers want keeps nothing waiting."""
-        if self._sent.rate < self._settings.full_share * self._sent.best:
+        if self._sent.rate < self._settings.full_share * min(self._sent.best, self._cap.allowed):
             return math.inf
         since = trio.current_time() - self._settings.lull_seconds
         recent = [priority for priority, at in self._sent_at.items() if at > since]

@@ -1,6 +1,8 @@
 """Caps hold within 5 %, meters measure, turns are taken in order."""
 
+import itertools
 import random
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -200,6 +202,63 @@ async def test_who_reads_slowly_is_found_out_however_the_cap_holds_us_up(autojum
     async with turns.take(one := turn("A")):
         await turns.paced(Sink(read_seconds=0.5), one).send_all(bytes(100_000))
     assert list(turns._slow) == ["A"]
+
+
+async def test_a_piece_that_the_cap_holds_up_for_long_leaves_and_is_paid_for_later(autojump_clock, nursery):
+    """Who reads it has timeouts, and would ask for all of it again."""
+    cap, sink = Cap(10e3), Sink()
+    turns = Turns(TurnSettings(), cap, Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    async with turns.take(one := turn("A")):
+        await turns.paced(sink, one).send_all(bytes(1_000_000))
+    assert 9.9 < trio.current_time() < 11
+    await cap.ready()
+    assert trio.current_time() > 100, "on average the cap holds"
+
+
+async def test_who_leaves_while_the_cap_holds_its_piece_up_is_no_slow_reader(autojump_clock, nursery):
+    cap = Cap(1e3)
+    turns = Turns(TurnSettings(), cap, Meter(), lambda peer: 0.0)
+    nursery.start_soon(turns.run)
+    with trio.move_on_after(5):
+        async with turns.take(one := turn("A")):
+            await turns.paced(Sink(), one).send_all(bytes(1_000_000))
+    assert not turns._slow and not turns._sending and not turns._held_up
+
+
+@pytest.mark.parametrize(("rate", "share"), [(125e3, 1.0), (250e3, 1.0), (2.5e6, 0.65)])
+async def test_under_a_cap_datasets_do_not_share_with_contributions_nor_strangers_with_peers(
+    autojump_clock, nursery, rate, share
+):
+    cap, sent = Cap(rate), Meter(window_seconds=5.0, settle_seconds=3.0)
+    turns, got = Turns(TurnSettings(), cap, sent, lambda peer: 0.0), Counter()
+    nursery.start_soon(turns.run)
+
+    async def keep_asking(peer, priority, stranger=False):
+        for piece in itertools.count():
+            one = Turn(peer, peer, piece, 64 << 10, priority, stranger)
+            async with turns.take(one):
+                await turns.paced(Sink(), one).send_all(bytes(one.size_bytes))
+            got[peer] += trio.current_time() > 20
+
+    nursery.start_soon(keep_asking, "contribution", 1)
+    nursery.start_soon(keep_asking, "contribution", 1)
+    await trio.sleep(15)
+    cap.ease(share)
+    for peer, priority, stranger in (("dataset", 4, False), ("dataset", 4, False), ("stranger", 1, True)):
+        nursery.start_soon(keep_asking, peer, priority, stranger)
+    await trio.sleep(65)
+    assert got["contribution"] > 0.9 * 60 * rate * share / 1.04 / (64 << 10)
+    assert got["dataset"] + got["stranger"] <= 2
+
+
+async def test_a_debt_under_a_higher_cap_is_paid_in_seconds_under_a_lower_one(autojump_clock):
+    cap = Cap(100e6)
+    cap.owe(400_000_000)
+    cap.set(1e6)
+    start = trio.current_time()
+    await cap.ready()
+    assert 4.9 < trio.current_time() - start < 5.1
 
 
 async def test_an_eased_cap_allows_a_share_of_its_rate(autojump_clock):

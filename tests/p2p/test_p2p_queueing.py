@@ -49,6 +49,7 @@ def test_more_is_yielded_the_longer_the_queue_up_to_a_bound():
     shares = [share_for(seconds) for seconds in (0.0, 0.03, 0.1, 0.2, 0.5, 10.0)]
     assert shares[:2] == [1.0, 1.0] and shares == sorted(shares, reverse=True)
     assert shares[-1] == pytest.approx(0.7)
+    assert share_for(0.3, target_seconds=0.3) == 1.0
 
 
 class _Modem:
@@ -71,16 +72,17 @@ class _Modem:
         return [replace(FLOW, round_trip_seconds=FLOW.least_round_trip_seconds + self.queue_seconds)]
 
 
-@pytest.mark.parametrize("told", [0.98, 1.0, 1.1])
-async def test_a_full_queue_is_drained_and_the_link_stays_busy(autojump_clock, nursery, told):
-    """Whether the operator says a little less than the link can, just that, or too much."""
-    modem, cap = _Modem(1e6), Cap(told * 1e6 * 1.04)  # the modem counts no headers
-    modem.put(150_000)
+@pytest.mark.parametrize(("rate", "told"), [(1e6, 0.98), (1e6, 1.0), (1e6, 1.1), (25e3, 1.0)])
+async def test_a_full_queue_is_drained_and_the_link_stays_busy(autojump_clock, nursery, rate, told):
+    """Whether the operator says a little less than the link can, just that, or too much; a slow link, too, where one
+    part of a piece takes longer than a queue may."""
+    modem, cap = _Modem(rate), Cap(told * rate * 1.04)  # the modem counts no headers
+    modem.put(int(0.15 * rate))
 
     async def send():
         while True:
-            await cap.take(16 << 10)
-            modem.put(16 << 10)
+            await cap.take(int(cap.part_bytes))
+            modem.put(int(cap.part_bytes))
 
     nursery.start_soon(send)
     nursery.start_soon(UplinkQueue(cap, modem.flows).keep_short)
@@ -89,8 +91,8 @@ async def test_a_full_queue_is_drained_and_the_link_stays_busy(autojump_clock, n
     for _ in range(600):
         await trio.sleep(0.1)
         waits.append(modem.queue_seconds)
-    assert max(waits) < (0.1 if told <= 1.0 else 0.3)
-    assert (modem.passed_bytes - passed_bytes) / 60 > 0.97e6
+    assert max(waits) < cap.part_bytes / rate + (0.1 if told <= 1.0 else 0.3)
+    assert (modem.passed_bytes - passed_bytes) / 60 > 0.97 * rate
 
 
 async def test_what_is_sent_again_is_paid_for(autojump_clock, nursery):
@@ -122,6 +124,9 @@ async def test_without_a_cap_nobody_asks_the_kernel_and_without_an_answer_the_ca
     cap.set(1000.0)
     await trio.sleep(10)
     assert asked == 1 and queue.seconds is None
+    cap.ease(0.7)
+    await trio.sleep(60)
+    assert asked == 2 and cap.allowed == 1000.0
     await cap.take(1000)
     start = trio.current_time()
     await cap.take(1000)

@@ -88,7 +88,7 @@ async def test_every_fetch_says_how_much_it_matters(tmp_path: Path) -> None:
 async def test_the_daemons_exchange_knows_peers_and_what_blobs_are_for(tmp_path: Path) -> None:
     told = {"A": SimpleNamespace(up=2_500_000)}
     swarm = SimpleNamespace(
-        transport=SimpleNamespace(peer_id="own"),
+        transport=SimpleNamespace(peer_id="own", flows=tuple),
         reputation=Reputation(),
         knows="AB".__contains__,
         by_peer_id=told.get,

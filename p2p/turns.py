@@ -136,7 +136,7 @@ class Turns:
         async def pay(size_bytes: int) -> None:
             since = trio.current_time()
             self._held_up.add(turn)
-            with trio.move_on_at(math.inf if turn.stranger else patient_until) as patience:
+            with trio.move_on_at(patient_until) as patience:
                 try:
                     await self._cap.take(size_bytes, priority=turn.stranger)
                 finally:
@@ -145,7 +145,7 @@ class Turns:
             if patience.cancelled_caught:
                 self._cap.spend(size_bytes)
 
-        patient_until = trio.current_time() + self._settings.held_up_seconds
+        patient_until = math.inf if turn.stranger else trio.current_time() + self._settings.held_up_seconds
         return Paced(stream, self._cap, pay, self._sent.add)
 
     def charge(self, size_bytes: int) -> None:
@@ -183,36 +183,37 @@ class Turns:
             return []
         room_bytes = max(self._settings.least_bytes, self._sent.rate * self._settings.ahead_seconds)
         busy_bytes, timely = Counter[tuple[bool, bool]](), self._timely()
-        for turn, _ in timely:
+        for turn in timely:
             busy_bytes[self._room(turn)] += turn.size_bytes
         least = self._least_priority(timely)
-        only_known = self._cap.rate is not None and any(not turn.stranger for turn, _ in timely)
+        only_known = self._cap.rate is not None and any(not turn.stranger for turn in timely)
         waiting = [turn for turn in self._waiting if turn.priority <= least and not (only_known and turn.stranger)]
         return [turn for turn in waiting if busy_bytes[self._room(turn)] < room_bytes]
 
     def _room(self, turn: Turn) -> tuple[bool, bool]:
         return turn.stranger, turn.peer in self._slow
 
-    def _least_priority(self, timely: list[tuple[Turn, float]]) -> float:
+    def _least_priority(self, timely: list[Turn]) -> float:
         """What matters less does not go beside what matters more, which it would halve, unless the uplink idles.
         What strangers want keeps nothing waiting."""
         if self._sent.rate < self._settings.full_share * min(self._sent.best, self._cap.allowed):
             return math.inf
         since = trio.current_time() - self._settings.lull_seconds
         recent = [priority for priority, at in self._sent_at.items() if at > since]
-        return min([turn.priority for turn, _ in timely if not turn.stranger] + recent, default=math.inf)
+        return min([turn.priority for turn in timely if not turn.stranger] + recent, default=math.inf)
 
-    def _timely(self) -> list[tuple[Turn, float]]:
+    def _timely(self) -> list[Turn]:
         """Those whose readers are not slow, as far as is known."""
         since = trio.current_time() - self._settings.slow_seconds
-        return [(turn, at) for turn, at in self._sending.items() if at > since or turn in self._held_up]
+        return [turn for turn, at in self._sending.items() if at > since or turn in self._held_up]
 
     def _pause_seconds(self) -> float:
         """How long to wait, unless something changes."""
         if not self._waiting:
             return math.inf
-        slow_at = [at + self._settings.slow_seconds for turn, at in self._timely() if turn not in self._held_up]
-        return min([self._settings.lull_seconds, *(at - trio.current_time() for at in slow_at)]) + 1e-6
+        reading = [self._sending[turn] for turn in self._timely() if turn not in self._held_up]
+        slow_in_seconds = [at + self._settings.slow_seconds - trio.current_time() for at in reading]
+        return min([self._settings.lull_seconds, *slow_in_seconds]) + 1e-6
 
     def _judge(self, peer: PeerId, seconds: float) -> None:
         self._slow.pop(peer, None)

@@ -3,7 +3,6 @@
 import itertools
 import random
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 import trio
@@ -187,7 +186,7 @@ async def test_a_large_piece_leaves_at_the_rate_of_its_cap_a_part_at_a_time(auto
             await turns.paced(sink, one).send_all(bytes(1_000_000))
         sizes = [size for _, size in sink.took]
         assert sum(sizes) == 1_000_000 and max(sizes) < 50_000
-        assert max(after - before for (before, _), (after, _) in pairwise(sink.took)) < 0.5
+        assert max(after - before for (before, _), (after, _) in itertools.pairwise(sink.took)) < 0.5
         assert turns._timely(), "the cap took ten seconds, not who reads it"
     assert not turns._slow
     cap.set(None)

@@ -61,6 +61,8 @@ class Agenda:
 
     def next_for(self, holder: Holder, now: float) -> Ask | None:
         """What to ask `holder` now, noted as asked; None if it has been asked for enough, or has nothing of use."""
+        if self._is_full(holder):
+            return None
         best = self._best(holder)
         if best is None:
             return self._take_over(holder, now)
@@ -91,10 +93,23 @@ class Agenda:
         for wanted in self._wanted.values():
             wanted.schedule.gone(holder)
 
+    def _is_full(self, holder: Holder) -> bool:
+        """For sure: nothing that is wanted has room, not even a blob's first piece, than which none is larger. That is
+        cheaper to find out than what would be next, and mostly so."""
+        most_urgent = min((wanted.priority for wanted in self._wanted.values()), default=0)
+        before_bytes = self._before_bytes(holder, most_urgent)
+        if before_bytes < self.window(holder).limit_bytes:
+            return False
+        return before_bytes > max(
+            (one.size_bytes(0) for one in self._wanted.values() if one.schedule.pieces), default=0
+        )
+
     def _has_room(self, holder: Holder, size_bytes: int, priority: int) -> bool:
         """What matters less does not stand in the way: the holder will send it later."""
-        flights = self._flights.get(holder, ())
-        return self.window(holder).has_room(size_bytes, sum(a.size_bytes for a in flights if a.priority <= priority))
+        return self.window(holder).has_room(size_bytes, self._before_bytes(holder, priority))
+
+    def _before_bytes(self, holder: Holder, priority: int) -> int:
+        return sum(ask.size_bytes for ask in self._flights.get(holder, ()) if ask.priority <= priority)
 
     def _best(self, holder: Holder) -> tuple[str, int] | None:
         candidates = (

@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from p2p.errors import BlobCorrupt, BlobError
@@ -27,6 +28,7 @@ def whole_file(directory: Path, blob_id: str) -> Path:
     return _file(directory, "complete", blob_id)
 
 
+@lru_cache(4096)  # making paths takes longer than looking at files, which is done for every piece of everybody's news
 def _file(directory: Path, kind: str, blob_id: str) -> Path:
     if not is_blob_id(blob_id):
         raise ValueError(f"not a blob id: {blob_id!r:.80}")
@@ -38,7 +40,6 @@ class BlobStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._complete = directory / "complete"
         self._open: dict[str, PartialBlob] = {}
         self._manifests: dict[str, Manifest] = {}
         self._lock = threading.RLock()  # a blob and its manifest come and go together
@@ -98,7 +99,7 @@ class BlobStore:
     def bitmap(self, blob_id: str) -> bytes | None:
         """Which pieces can be read now; None if the blob is neither whole nor open."""
         manifest = self.manifest(blob_id)
-        if manifest is not None and (self._complete / blob_id).is_file():
+        if manifest is not None and self._file("complete", blob_id).is_file():
             return full_bitmap(manifest.pieces)
         partial = self._open.get(blob_id)
         return partial.bitmap() if partial is not None else None

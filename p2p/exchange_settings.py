@@ -36,7 +36,7 @@ class ExchangeSettings:
     overdue_seconds: float = 8.0  # or an answer takes so long while it speaks: it serves many, each in turn
     connect_seconds: float = 10.0
     max_holders: int = 32  # visited at a time
-    receive_budget_bytes: int = 24 << 20  # pieces in memory on their way in
+    receive_budget_bytes: int = 24 << 20  # pieces in memory on their way in, besides what is read ahead of each lane
     lanes: int = 2  # streams that pieces come on, a holder
     first_window_bytes: int = 256 << 10  # asked ahead of a holder of whom nothing is known yet
     max_window_bytes: int = 32 << 20

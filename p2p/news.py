@@ -87,8 +87,9 @@ async def push_news(
     both sides more than finding out."""
     said_at = -math.inf
     while True:
-        with trio.move_on_at(said_at + settings.update_wait_seconds):
-            await watch.news.wait()
+        if not watch.news.is_set():
+            with trio.move_on_at(said_at + settings.update_wait_seconds):
+                await watch.news.wait()
         sent_bytes = 0
         for frame in _frames(watch, bitmap):
             if frame or trio.current_time() - said_at >= settings.update_wait_seconds:

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import trio
 
@@ -15,10 +16,24 @@ _WINDOW_SECONDS = 1.0
 _BEST_SECONDS = 3600.0
 _PAUSE_SECONDS = 1.0
 _OWED_SECONDS = 5.0
-_PART_SECONDS, _LEAST_PART_BYTES = 0.04, 8 << 10  # smaller ones cost too much of the processor
-_SHORT_BYTES = 8  # are not waited with: the length of a piece goes with its first part
+_PART_SECONDS, _LEAST_PART_BYTES = 0.06, 16 << 10  # each costs both ends as much as a piece
+_SHORT_BYTES = 8  # are not waited with: that there is no piece is said at once
 _UNUSED_SHARE, _UNUSED_HALF_LIFE_SECONDS = 0.1, 0.2
 _HEADERS = 1.04  # IP, TCP and Noise add so much to what we send, by the packet
+
+
+@dataclass(order=True)
+class _Place:
+    """In the line of those who want to spend: whoever is first waits for the time to come, the others for their place.
+    All waiting for the time would cost the more the longer the line."""
+
+    priority: int
+    number: int
+    first: trio.Event = field(default_factory=trio.Event, compare=False)
+
+    async def called(self) -> None:
+        await self.first.wait()
+        self.first = trio.Event()
 
 
 class Cap:
@@ -32,7 +47,7 @@ class Cap:
         self._at = -math.inf
         self._unused = 1.0  # share of the rate of late
         self._changed = trio.Event()
-        self._waiting: list[tuple[int, int]] = []  # (priority, number), a heap
+        self._waiting: list[_Place] = []  # a heap
         self._numbers = itertools.count()
 
     @property
@@ -58,18 +73,24 @@ class Cap:
 
     async def take(self, size_bytes: int, priority: int = 0) -> None:
         """Those of smaller `priority` first, then first come first served."""
-        place = (priority, next(self._numbers))
+        place = _Place(priority, next(self._numbers))
         heapq.heappush(self._waiting, place)
         try:
-            await self.ready()
-            while self._waiting[0] != place:
-                await self._changed.wait()
-                await self.ready()
+            await self._first(place)
             self.spend(size_bytes)
         finally:
             self._waiting.remove(place)
             heapq.heapify(self._waiting)
-            self._wake()
+            if self._waiting:
+                self._waiting[0].first.set()
+
+    async def _first(self, place: _Place) -> None:
+        while True:
+            while self._waiting[0] is not place:
+                await place.called()
+            await self.ready()
+            if self._waiting[0] is place:
+                return
 
     async def ready(self) -> None:
         """Wait until something may be spent, be it more than is there: the next one pays for it."""

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _RETRY_SECONDS = 60.0  # when the kernel said nothing
 _RECENT_SECONDS = 1.0  # older round trips say nothing of the queue now
-_TARGET_SECONDS = 0.04  # a queue that short is none; nor is a part of a piece, which a slow link takes longer for
+_TARGET_SECONDS = 0.06  # a queue that short is none; nor is a part of a piece, which a slow link takes longer for
 _DRAIN_SECONDS = 2.0  # what is beyond the target is to be gone by then
 _LEAST_SHARE = 0.7  # whoever else makes us wait, as a full downlink does that delays acknowledgements
 

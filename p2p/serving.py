@@ -48,9 +48,10 @@ from p2p.requests import (
 )
 from p2p.stall import StallGuard
 from p2p.turns import MANIFEST, Turn, Turns
-from p2p.wire import receive_length, receive_rest, send_bytes, send_frame, unpack
+from p2p.wire import ReadAhead, receive_length, receive_rest, send_bytes, send_frame, unpack
 
 _GOODBYE_SECONDS = 2.0
+_AHEAD_BYTES = 1 << 10  # received with the length of a request: a few of them
 _OFFER_BYTES = 128  # of a manifest's frame besides hashes and bitmap
 
 
@@ -100,13 +101,14 @@ class Serving:
 
     async def _read_ahead(self, stream: Stream, queue: Queue, held: ExitStack) -> None:
         """Raises Busy: a list of blobs to watch takes long to read and room to keep, so a peer may have few of them."""
+        asked = ReadAhead(stream, _AHEAD_BYTES)
         try:
             while True:
-                length = await receive_length(stream, MAX_REQUEST_BYTES)
+                length = await receive_length(asked, MAX_REQUEST_BYTES)
                 is_long, watched = length > MAX_SMALL_BYTES, queue.watches
                 if is_long and not watched:
                     held.enter_context(self._watches.slot(stream.remote))
-                request = parse_request(unpack(await receive_rest(stream, length)))
+                request = parse_request(unpack(await receive_rest(asked, length)))
                 if is_long and not isinstance(request, WatchList):
                     raise ProtocolViolation(f"a request of {length} bytes")
                 queue.add(request)

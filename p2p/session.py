@@ -19,7 +19,9 @@ from p2p.protocols import PeerId, Stream, Transport
 from p2p.watchlists import WatchLists
 from p2p.wire import (
     MAX_FRAME_BYTES,
+    ByteStream,
     Fields,
+    ReadAhead,
     receive_buffer,
     receive_frame,
     receive_length,
@@ -32,6 +34,7 @@ _CLOSE_SECONDS = 1.0
 _GATHER_SECONDS = 0.02
 _TRICKLE_BYTES = 12 << 10  # who brings less in that time is left to gather
 _TAIL_BYTES = 8 << 10  # of a frame are not waited for
+_AHEAD_BYTES, _NEWS_AHEAD_BYTES = 32 << 10, 4 << 10  # received with the length of a frame
 _LEAST_BYTES_PER_SECOND = 16 << 10  # at which a piece arrives once it began to
 _LANE_BYTES = 64 << 10  # asked on one lane before the next is opened: who has one gets half of who has two
 _PROGRESS_BYTES = 64 << 10  # of a piece that is not whole yet count as much as a piece
@@ -188,7 +191,7 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._say_what_we_watch, stream)
-                heard = _Heard(stream, self, self._overheard)
+                heard = _Heard(ReadAhead(stream, _NEWS_AHEAD_BYTES), self, self._overheard)
                 while True:
                     answer = Fields(await receive_frame(heard, MAX_FRAME_BYTES))
                     if answer.has("busy"):
@@ -230,7 +233,7 @@ class Session:
             await trio.sleep(self._settings.stall_seconds - silent_seconds + 1e-3)
 
     async def _receive(self, lane: Lane) -> None:
-        heard = _Heard(lane.stream, self, self.progressed)
+        heard = _Heard(ReadAhead(lane.stream, _AHEAD_BYTES), self, self.progressed)
         try:
             while await self._asked(lane):
                 match lane.asked[0]:
@@ -284,7 +287,7 @@ class _Heard:
     costs more than all the rest."""
 
     def __init__(
-        self, stream: Stream, session: Session, progressed: Callable[[int], None] = lambda size_bytes: None
+        self, stream: ByteStream, session: Session, progressed: Callable[[int], None] = lambda size_bytes: None
     ) -> None:
         self._stream = stream
         self._progressed = progressed
@@ -294,7 +297,7 @@ class _Heard:
     async def send_all(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
-    async def receive_some(self, max_bytes: int) -> bytes:
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         if self._trickles and max_bytes > _TAIL_BYTES:
             await trio.sleep(_GATHER_SECONDS)
         data = await self._stream.receive_some(max_bytes)

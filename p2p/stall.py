@@ -1,8 +1,5 @@
 """A stream that gives up on a silent peer: libp2p notices one that froze after 39 s, we want to sooner."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import trio
 
 from p2p.errors import TransportTimeout
@@ -30,24 +27,23 @@ class StallGuard:
         view = memoryview(data)
         started = trio.current_time()
         for start in range(0, len(view), _CHUNK_BYTES):
-            with self._patience():
+            with trio.move_on_after(self._stall_seconds) as patience:
                 await self._stream.send_all(view[start : start + _CHUNK_BYTES])
+            self._check(patience)
             waited_seconds = trio.current_time() - started - self._stall_seconds
             if self._least_rate and waited_seconds * self._least_rate > start + _CHUNK_BYTES:
                 raise TransportTimeout(f"{self.remote}: reads less than {self._least_rate:g} bytes a second")
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        with self._patience():
-            return await self._stream.receive_some(max_bytes)
+        data = b""
+        with trio.move_on_after(self._stall_seconds) as patience:
+            data = await self._stream.receive_some(max_bytes)
+        self._check(patience)
+        return data
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    @contextmanager
-    def _patience(self) -> Iterator[None]:
-        try:
-            with trio.fail_after(self._stall_seconds):
-                yield
-        except trio.TooSlowError:
-            message = f"{self.remote}: nothing moved for {self._stall_seconds} s"
-            raise TransportTimeout(message) from None
+    def _check(self, patience: trio.CancelScope) -> None:
+        if patience.cancelled_caught:
+            raise TransportTimeout(f"{self.remote}: nothing moved for {self._stall_seconds} s")

@@ -19,7 +19,7 @@ MAX_ITEMS = 4096  # per array or map: a nest of headers that promise more would 
 _LENGTH = struct.Struct(">I")
 _Kind = TypeVar("_Kind")
 _RECEIVE_BYTES = 256 << 10
-_JOIN_BYTES = 64 << 10  # below this one copy is cheaper than a second system call
+_JOIN_BYTES = 32 << 10  # of a body go with its length: a copy is cheaper than a packet of its own for that
 
 
 class ByteStream(Protocol):
@@ -103,11 +103,9 @@ async def send_bytes(stream: ByteStream, data: bytes | memoryview, head: bytes =
     """Send one frame whose body is `head` and `data` themselves. Raises StreamClosed."""
     prefix = _LENGTH.pack(len(head) + len(data)) + head
     try:
-        if len(data) <= _JOIN_BYTES:
-            await stream.send_all(prefix + bytes(data))
-        else:
-            await stream.send_all(prefix)
-            await stream.send_all(data)
+        await stream.send_all(prefix + bytes(data[:_JOIN_BYTES]))
+        if rest := memoryview(data)[_JOIN_BYTES:]:
+            await stream.send_all(rest)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise StreamClosed("stream closed while sending a frame") from error
 
@@ -143,6 +141,24 @@ async def receive_rest(stream: ByteStream, size: int) -> bytearray:
             raise StreamClosed(f"stream ended after {len(received)} of {size} bytes")
         received += chunk
     return received
+
+
+class ReadAhead:
+    """A stream of which up to `ahead_bytes` are received at once, be less asked for: a frame's length seldom comes
+    alone, and each time that something is received costs more than the bytes."""
+
+    def __init__(self, stream: ByteStream, ahead_bytes: int) -> None:
+        self._stream = stream
+        self._ahead_bytes = ahead_bytes
+        self._ahead: bytes | bytearray = b""
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        ahead = self._ahead or await self._stream.receive_some(max(max_bytes, self._ahead_bytes))
+        self._ahead = ahead[max_bytes:]
+        return ahead[:max_bytes]
 
 
 class Fields:

@@ -20,8 +20,8 @@ def bits(pieces, size: int) -> bytes:
     return sum(1 << piece for piece in pieces).to_bytes(-(-size // 8), "little")
 
 
-def wanted(pieces: int, priority: int = 1, seed: int = 0) -> Wanted:
-    return Wanted(Schedule(pieces, range(pieces), seed), lambda piece: SIZE, priority)
+def wanted(pieces: int, priority: int = 1, seed: int = 0, size: int = SIZE) -> Wanted:
+    return Wanted(Schedule(pieces, range(pieces), seed), lambda piece: size, priority)
 
 
 @st.composite
@@ -39,7 +39,9 @@ class Run:
         self.agenda, self.wanted = Agenda(SETTINGS), {}
         self.flights: dict[str, list[Ask]] = {holder: [] for holder in holders}
         for blob, size in blobs.items():
-            self.wanted[blob] = wanted(size, self.random.randint(0, 2), seed)
+            self.wanted[blob] = wanted(
+                size, self.random.randint(0, 2), seed, self.random.choice([SIZE // 4, SIZE, 3 * SIZE])
+            )
             self.agenda.add(blob, self.wanted[blob])
             for holder, (shares, _) in holders.items():
                 self.wanted[blob].schedule.offer(holder, bits(shares[blob], size))
@@ -54,10 +56,19 @@ class Run:
             assert not same, "asked twice of the same holder"
             self.flights[holder].append(ask)
             window = self.agenda.window(holder)
-            assert window.in_flight_bytes == SIZE * len(self.flights[holder])
-            mattering = [one for one in self.flights[holder] if one.priority <= ask.priority]
-            assert SIZE * len(mattering) <= max(window.limit_bytes, 2 * SIZE)
+            assert window.in_flight_bytes == sum(one.size_bytes for one in self.flights[holder])
+            mattering_bytes = sum(one.size_bytes for one in self.flights[holder] if one.priority <= ask.priority)
+            assert mattering_bytes <= max(window.limit_bytes, 2 * ask.size_bytes)
+        self.check_full(holder)
         return asked
+
+    def check_full(self, holder) -> None:
+        """What comes first of what it has would be one too many."""
+        found = [(one.priority, one.schedule.candidate(holder), blob) for blob, one in self.wanted.items()]
+        first = min((one for one in found if one[1] is not None), default=None)
+        if first is not None:
+            before_bytes = sum(one.size_bytes for one in self.flights[holder] if one.priority <= first[0])
+            assert not self.agenda.window(holder).has_room(self.wanted[first[2]].size_bytes(0), before_bytes)
 
     def answer(self, holder) -> None:
         manner = self.holders[holder][1]
@@ -119,6 +130,16 @@ def test_what_matters_more_comes_first_and_the_rest_when_that_is_asked_for():
         one.schedule.offer("A", full_bitmap(3))
     asks = [agenda.next_for("A", 0.0) for _ in range(6)]
     assert [ask.blob_id for ask in asks] == ["now"] * 3 + ["later"] * 3
+
+
+def test_a_blob_without_pieces_is_in_nobodys_way():
+    agenda, one = Agenda(SETTINGS), wanted(9)
+    agenda.add("empty", Wanted(Schedule(0, (), 0), [].__getitem__, 1))
+    agenda.add("x", one)
+    one.schedule.offer("A", full_bitmap(9))
+    while agenda.next_for("A", 0.0) is not None:
+        pass
+    assert agenda.in_flight("A") == 4
 
 
 def test_rarest_first_over_blobs():

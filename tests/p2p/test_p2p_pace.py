@@ -337,6 +337,66 @@ async def test_who_stops_waiting_for_a_cap_lets_others_go_on(autojump_clock):
         await cap.take(100, 5)
 
 
+async def test_who_comes_before_those_who_wait_and_leaves_again_keeps_nobody_waiting(autojump_clock, nursery):
+    cap, taken = Cap(100.0), []
+
+    async def take(name):
+        await cap.take(100, 1)
+        taken.append((name, round(trio.current_time() - start)))
+
+    start = trio.current_time()
+    await cap.take(100)
+    for name in "ab":
+        nursery.start_soon(take, name)
+        await trio.testing.wait_all_tasks_blocked()
+    with trio.move_on_after(0.5):
+        await cap.take(100, 0)
+    await trio.sleep(3)
+    assert taken == [("a", 1), ("b", 2)]
+
+
+async def test_whoever_is_first_and_leaves_calls_the_next(autojump_clock, nursery):
+    cap, scope, start = Cap(100.0), trio.CancelScope(), trio.current_time()
+    await cap.take(100)
+
+    async def first():
+        with scope:
+            await cap.take(100)
+
+    nursery.start_soon(first)
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(cap.take, 100)
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+    await trio.sleep(1.5)
+    await cap.take(100)
+    assert 1.9 < trio.current_time() - start < 2.1, "the second one had its turn when the first would have had it"
+
+
+async def test_a_long_line_costs_no_more_for_each_than_a_short_one(autojump_clock):
+    """All used to wake whenever one of them could go."""
+
+    async def steps_for(line: int) -> float:
+        counted, cap = Steps(), Cap(1000.0)
+        trio.lowlevel.add_instrument(counted)
+        async with trio.open_nursery() as nursery:
+            for _ in range(line):
+                nursery.start_soon(cap.take, 100)
+        trio.lowlevel.remove_instrument(counted)
+        return counted.steps / line
+
+    assert await steps_for(200) < 1.5 * await steps_for(10)
+
+
+class Steps(trio.abc.Instrument):
+    """How often tasks run."""
+
+    steps = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+
+
 async def test_what_disappears_in_buffers_at_first_is_no_rate(autojump_clock):
     meter = Meter(window_seconds=5.0, settle_seconds=3.0)
     meter.add(10_000)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.errors import P2pError, ProtocolViolation, StreamClosed
-from p2p.wire import MAX_DEPTH, Fields, pack, receive_bytes, receive_frame, send_bytes, send_frame, unpack
+from p2p.wire import MAX_DEPTH, Fields, ReadAhead, pack, receive_bytes, receive_frame, send_bytes, send_frame, unpack
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -22,13 +22,14 @@ class Pipe:
     def __init__(self, data: bytes = b"", step: int = 7) -> None:
         self.data = bytearray(data)
         self.step = step
-        self.largest_request = 0
+        self.largest_request = self.receives = 0
 
     async def send_all(self, data: bytes | memoryview) -> None:
         self.data += data
 
     async def receive_some(self, max_bytes: int) -> bytes:
         self.largest_request = max(self.largest_request, max_bytes)
+        self.receives += 1
         chunk = bytes(self.data[: min(max_bytes, self.step)])
         del self.data[: len(chunk)]
         return chunk
@@ -49,6 +50,28 @@ def test_any_message_round_trips(message):
     now(send_frame(pipe, message))
     assert now(receive_frame(pipe)) == message
     assert not pipe.data
+
+
+@given(st.lists(st.binary(max_size=50), max_size=8), st.integers(1, 64), st.integers(1, 64))
+def test_frames_are_the_same_when_read_ahead(bodies, step, ahead_bytes):
+    pipe = Pipe(step=step)
+    for body in bodies:
+        now(send_bytes(pipe, body))
+    ahead = ReadAhead(pipe, ahead_bytes)
+    assert [now(receive_bytes(ahead, 50)) for _ in bodies] == bodies
+    with pytest.raises(StreamClosed):
+        now(receive_bytes(ahead, 50))
+
+
+def test_a_short_frame_is_received_at_once_and_of_a_long_one_no_more_is_held_than_said():
+    pipe = Pipe(step=1 << 20)
+    now(send_frame(pipe, {"ok": True}))
+    ahead = ReadAhead(pipe, 1000)
+    assert now(receive_frame(ahead)) == {"ok": True} and pipe.receives == 1
+    now(send_bytes(pipe, bytes(5000)))
+    with pytest.raises(ProtocolViolation):
+        now(receive_bytes(ahead, 4999))
+    assert len(pipe.data) == 4 + 5000 - 1000
 
 
 @given(st.binary(max_size=200), st.booleans())

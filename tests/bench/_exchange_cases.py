@@ -19,7 +19,8 @@ from tests.netlab.lab import Lab, Link, open_lab
 
 ROOT = Path(__file__).parents[2]
 UP_MBIT, DOWN_MBIT = 20.0, 100.0
-MBIT_PER_CORE = 50.0
+FEW_PEERS = 12  # each of more has too small a share of these cores
+MBIT_PER_CORE, MBIT_PER_CORE_OF_MANY = 50.0, 25.0
 _MODULES = {"libtorrent": "_exchange_torrent", "bucket": "_exchange_bucket", "hivemind": "_exchange_hivemind"}
 _BUCKET_CONF = """
 worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log; daemon off;
@@ -55,8 +56,10 @@ class Case:
 
 
 def scale_for(links: Sequence[Link]) -> float:
-    """By how much rates are cut so that the machine can carry them: shaping in software costs CPU by the packet."""
-    return min(1.0, MBIT_PER_CORE * (os.cpu_count() or 1) / sum(link.up_mbit for link in links))
+    """By how much rates are cut so that the machine can carry them: shaping in software costs CPU by the packet, and
+    every peer by the message."""
+    per_core = MBIT_PER_CORE if len(links) <= FEW_PEERS else MBIT_PER_CORE_OF_MANY
+    return min(1.0, per_core * (os.cpu_count() or 1) / sum(link.up_mbit for link in links))
 
 
 def uniform(count: int, seconds: float, loss_percent: float = 0.0, one_way_ms: float = 12.5) -> Case:
@@ -79,8 +82,8 @@ def _sized(name: str, links: Sequence[Link], seconds: float) -> Case:
     scaled = tuple(replace(one, up_mbit=one.up_mbit * scale, down_mbit=one.down_mbit * scale) for one in links)
     size = int(1_000_000 * seconds / Case(name, scaled, 1_000_000, 1, scale).bound_seconds)
     # the processors, which all peers share here, pay by the piece: fewer, where there are too many peers for them
-    most_bytes, least_pieces = (128 << 10, 24) if len(links) <= 12 else (256 << 10, 16)
-    piece_bytes = max(min(most_bytes, size // least_pieces >> 12 << 12), 16 << 10)
+    least_pieces = 24 if len(links) <= FEW_PEERS else 16
+    piece_bytes = max(min(128 << 10, size // least_pieces >> 12 << 12), 16 << 10)
     return Case(name, scaled, size, piece_bytes, scale)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench._exchange_bounds import RIVALS, bounds
-from tests.bench._exchange_cases import Case, mixed, run_method, uniform, yardstick_mbit
+from tests.bench._exchange_cases import FEW_PEERS, Case, mixed, run_method, uniform, yardstick_mbit
 from tests.netlab.lab import why_not
 from tests.p2p.exchange_simulator import predicted_seconds
 
@@ -102,8 +102,8 @@ def _measure(case: Case, methods: list[str], most_seconds: float | None) -> dict
 
 
 def _worth_it(case: Case) -> tuple[str, ...]:
-    """16 peers are there for the simulator's sake."""
-    if len(case.links) > 12:
+    """Many peers are there for the simulator's sake."""
+    if len(case.links) > FEW_PEERS:
         return ("ours",)
     return METHODS if len(case.links) <= HIVEMIND_PEERS else tuple(one for one in METHODS if one != "hivemind")
 

@@ -19,7 +19,6 @@ from p2p.protocols import PeerId, Stream, Transport
 from p2p.watchlists import WatchLists
 from p2p.wire import (
     MAX_FRAME_BYTES,
-    ByteStream,
     Fields,
     ReadAhead,
     receive_buffer,
@@ -287,7 +286,7 @@ class _Heard:
     costs more than all the rest."""
 
     def __init__(
-        self, stream: ByteStream, session: Session, progressed: Callable[[int], None] = lambda size_bytes: None
+        self, stream: ReadAhead, session: Session, progressed: Callable[[int], None] = lambda size_bytes: None
     ) -> None:
         self._stream = stream
         self._progressed = progressed
@@ -298,10 +297,11 @@ class _Heard:
         await self._stream.send_all(data)
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        if self._trickles and max_bytes > _TAIL_BYTES:
+        held = bool(self._stream.held)  # that says nothing of how the rest comes
+        if self._trickles and not held and max_bytes > _TAIL_BYTES:
             await trio.sleep(_GATHER_SECONDS)
         data = await self._stream.receive_some(max_bytes)
-        self._trickles = len(data) < min(max_bytes, _TRICKLE_BYTES)
+        self._trickles = not held and len(data) < min(max_bytes, _TRICKLE_BYTES)
         self._session.heard_at = trio.current_time()
         self._progressed(len(data))
         return data

@@ -19,7 +19,7 @@ MAX_ITEMS = 4096  # per array or map: a nest of headers that promise more would 
 _LENGTH = struct.Struct(">I")
 _Kind = TypeVar("_Kind")
 _RECEIVE_BYTES = 256 << 10
-_JOIN_BYTES = 32 << 10  # of a body go with its length: a copy is cheaper than a packet of its own for that
+_JOIN_BYTES = 60 << 10  # of a body go with its length: a copy is cheaper than a packet of its own for that
 
 
 class ByteStream(Protocol):
@@ -145,20 +145,20 @@ async def receive_rest(stream: ByteStream, size: int) -> bytearray:
 
 class ReadAhead:
     """A stream of which up to `ahead_bytes` are received at once, be less asked for: a frame's length seldom comes
-    alone, and each time that something is received costs more than the bytes."""
+    alone, and each time that something is received costs more than the bytes. `held`: not asked for yet."""
 
     def __init__(self, stream: ByteStream, ahead_bytes: int) -> None:
         self._stream = stream
         self._ahead_bytes = ahead_bytes
-        self._ahead: bytes | bytearray = b""
+        self.held: bytes | bytearray = b""
 
     async def send_all(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        ahead = self._ahead or await self._stream.receive_some(max(max_bytes, self._ahead_bytes))
-        self._ahead = ahead[max_bytes:]
-        return ahead[:max_bytes]
+        received = self.held or await self._stream.receive_some(max(max_bytes, self._ahead_bytes))
+        self.held = received[max_bytes:]
+        return received[:max_bytes]
 
 
 class Fields:

@@ -1,5 +1,8 @@
 """A stream that gives up on a silent peer: libp2p notices one that froze after 39 s, we want to sooner."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import trio
 
 from p2p.errors import TransportTimeout
@@ -27,23 +30,24 @@ class StallGuard:
         view = memoryview(data)
         started = trio.current_time()
         for start in range(0, len(view), _CHUNK_BYTES):
-            with trio.move_on_after(self._stall_seconds) as patience:
+            with self._patience():
                 await self._stream.send_all(view[start : start + _CHUNK_BYTES])
-            self._check(patience)
             waited_seconds = trio.current_time() - started - self._stall_seconds
             if self._least_rate and waited_seconds * self._least_rate > start + _CHUNK_BYTES:
                 raise TransportTimeout(f"{self.remote}: reads less than {self._least_rate:g} bytes a second")
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        data = b""
-        with trio.move_on_after(self._stall_seconds) as patience:
-            data = await self._stream.receive_some(max_bytes)
-        self._check(patience)
-        return data
+        with self._patience():
+            return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    def _check(self, patience: trio.CancelScope) -> None:
-        if patience.cancelled_caught:
-            raise TransportTimeout(f"{self.remote}: nothing moved for {self._stall_seconds} s")
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        try:
+            with trio.fail_after(self._stall_seconds):
+                yield
+        except trio.TooSlowError:
+            message = f"{self.remote}: nothing moved for {self._stall_seconds} s"
+            raise TransportTimeout(message) from None
